@@ -1,0 +1,68 @@
+"""User clicks and the disks that show them to the click network (paper, section II-B; RITM)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Click:
+    """One user point: on the object (positive) or off it (negative).
+
+    Raises:
+        ValueError: a coordinate is negative or not finite.
+    """
+
+    slice_index: int
+    row: float | int  # pixels from the slice's first row; sub-pixel positions are allowed
+    column: float | int
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        position = (self.slice_index, self.row, self.column)
+        if not all(math.isfinite(value) and value >= 0 for value in position):
+            raise ValueError(
+                "a click needs finite, non-negative (slice_index, row, column), "
+                f"got {position}; give voxel indices of the volume"
+            )
+
+
+def click_maps(
+    clicks: Sequence[Click],
+    height: int,
+    width: int,
+    *,
+    radius: float = 5.0,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, "2 height width"]:
+    """Disks of 1 at the clicks and 0 elsewhere; channels [positive, negative] (RITM, use_disks).
+
+    Slice indices play no part; of a disk beyond the border only the inside is drawn.
+
+    Args:
+        radius: pixels; the rim belongs to the disk.
+    """
+    centres = [
+        torch.tensor(
+            [(click.row, click.column) for click in clicks if bool(click.positive) is sign],
+            dtype=torch.float32,
+            device=device,
+        ).reshape(-1, 2)
+        for sign in (True, False)
+    ]
+    return torch.stack([disks(points, height, width, radius=radius) for points in centres])
+
+
+def disks(
+    centres: Float[Tensor, "points 2"], height: int, width: int, *, radius: float = 5.0
+) -> Float[Tensor, "height width"]:
+    """1 within radius pixels of a centre (row, column), which may lie outside, and 0 elsewhere."""
+    rows = torch.arange(height, device=centres.device)[None, :, None]
+    columns = torch.arange(width, device=centres.device)[None, None, :]
+    row, column = centres[:, 0, None, None], centres[:, 1, None, None]
+    inside = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    return inside.any(dim=0).float()

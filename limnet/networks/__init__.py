@@ -1,0 +1,1 @@
+"""The three networks of LIM-Net: tensors in, tensors out, nothing remembered."""

@@ -1,0 +1,67 @@
+"""From clicks on one slice to its prompt mask (paper, section II-B).
+
+The network is that of RITM (Sofiiuk et al., 2021): clicks and the previous mask pass through two
+convolutions and are added to the first features of an HRNet.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limnet.networks.hrnet import HRNet, HRNetConfig, resize
+from limnet.networks.normalisation import normalise
+from limnet.networks.residual import convolution, initialise
+
+
+@dataclass(frozen=True)
+class ClickNetConfig:
+    """Sizes of a click net; the defaults are RITM's `coco_lvis_h32_itermask`."""
+
+    hrnet: HRNetConfig = field(default_factory=HRNetConfig)
+    maps_channels: int = 16  # of the first convolution of the click maps
+    maps_scale: float = 0.05  # first value of the learnt weight of clicks beside image features
+
+
+class ClickLogits(NamedTuple):
+    """Logits at the size of the images."""
+
+    mask: Float[Tensor, "batch 1 height width"]
+    auxiliary: Float[Tensor, "batch 1 height width"]  # of the head's first guess, for training
+
+
+class ClickNet(nn.Module):
+    """The mask of the object that was clicked on."""
+
+    def __init__(self, config: ClickNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ClickNetConfig()
+        stem, inner = self.config.hrnet.stem_channels, self.config.maps_channels
+        self.hrnet = HRNet(self.config.hrnet)
+        self.maps_transform = nn.Sequential(
+            convolution(3, inner, 1, bias=True),
+            nn.LeakyReLU(0.2, inplace=True),
+            convolution(inner, stem, 3, stride=2, bias=True),
+        )
+        self.maps_scale = nn.Parameter(torch.tensor([self.config.maps_scale]))
+        initialise(self)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        click_maps: Float[Tensor, "batch 2 height width"],
+        previous: Float[Tensor, "batch 1 height width"],
+    ) -> ClickLogits:
+        """The object's logits; any image size works.
+
+        Args:
+            images: red, green, blue in [0, 1]; ImageNet normalisation happens inside.
+            click_maps: disks of the positive and of the negative clicks.
+            previous: probability of the previous mask, zeros before the first click.
+        """
+        maps = self.maps_transform(torch.cat([previous, click_maps], dim=1))
+        logits = self.hrnet(normalise(images), maps * self.maps_scale.abs())
+        size = images.shape[-2:]
+        return ClickLogits(*(resize(logit, size) for logit in logits))

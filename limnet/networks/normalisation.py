@@ -1,0 +1,22 @@
+"""The colour statistics of ImageNet, which every pretrained backbone here expects."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)  # red, green, blue of images in [0, 1]
+STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def normalise(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Shift and scale images in [0, 1] to ImageNet's mean 0 and standard deviation 1."""
+    mean, deviation = images.new_tensor((MEAN, STANDARD_DEVIATION))[:, :, None, None]
+    return (images - mean) / deviation
+
+
+def grey_to_rgb(
+    slices: Float[Tensor, "batch height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Repeat grey slices over the three colour channels, without copying."""
+    return slices[:, None].expand(-1, 3, -1, -1)

@@ -1,0 +1,277 @@
+"""From memory features to the mask of a slice: the networks of propagation (paper, section II-D).
+
+They are those of XMem (Cheng and Schwing, 2022): a key encoder sees the slice alone, a value
+encoder sees it with its mask, and a decoder turns what was read from memory into a mask. Several
+objects are the batch axis.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limnet.networks.residual import ResNet, convolution, initialise
+
+STRIDE = 16  # of the grid on which memory is read
+
+
+@dataclass(frozen=True)
+class PropagationNetConfig:
+    """Sizes of a propagation net; the defaults are XMem's."""
+
+    key_backbone: str = "resnet50"  # encodes the slice
+    value_backbone: str = "resnet18"  # encodes the slice with its masks
+    width: int = 64  # channels of both backbones' first convolution
+    key_dim: int = 64  # channels of key and selection
+    value_dim: int = 512  # channels of a memorised value
+    hidden_dim: int = 64  # channels of sensory memory
+    decoder_channels: int = 256  # at strides 8 and 4
+
+
+class KeyFeatures(NamedTuple):
+    """What the key encoder says of each slice."""
+
+    key: Float[Tensor, "batch key_dim height16 width16"]
+    shrinkage: Float[Tensor, "batch 1 height16 width16"]  # >= 1
+    selection: Float[Tensor, "batch key_dim height16 width16"]  # in [0, 1]
+    f16: Float[Tensor, "batch channels16 height16 width16"]
+    f8: Float[Tensor, "batch channels8 height8 width8"]
+    f4: Float[Tensor, "batch channels4 height4 width4"]
+
+
+class PropagationNet(nn.Module):
+    """Key encoder, value encoder and decoder; what they remember is the caller's."""
+
+    def __init__(self, config: PropagationNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or PropagationNetConfig()
+        self.key_encoder = ResNet(config.key_backbone, width=config.width, stages=3)
+        f16_channels = self.key_encoder.channels[-1]
+        self.key_projection = convolution(f16_channels, config.key_dim, 3, bias=True)
+        self.shrinkage_projection = convolution(f16_channels, 1, 3, bias=True)
+        self.selection_projection = convolution(f16_channels, config.key_dim, 3, bias=True)
+
+        self.value_encoder = ResNet(
+            config.value_backbone, width=config.width, stages=3, in_channels=5
+        )
+        self.value_fuser = Fuser(f16_channels + self.value_encoder.channels[-1], config.value_dim)
+        self.value_gate = Gate(config.value_dim, config.hidden_dim)
+        self.decoder = Decoder(config, self.key_encoder.channels)
+        initialise(self)
+        nn.init.orthogonal_(self.key_projection.weight)
+        for gate in (self.value_gate, self.decoder.gate):
+            nn.init.xavier_normal_(gate.transform.weight)
+
+    def encode_key(self, images: Float[Tensor, "batch 3 height width"]) -> KeyFeatures:
+        """Keys and features of ImageNet-normalised slices.
+
+        Raises:
+            ValueError: height or width is not a multiple of 16.
+        """
+        _check_size(images)
+        f4, f8, f16 = self.key_encoder(images)
+        return KeyFeatures(
+            key=self.key_projection(f16),
+            shrinkage=self.shrinkage_projection(f16).square() + 1,
+            selection=self.selection_projection(f16).sigmoid(),
+            f16=f16,
+            f8=f8,
+            f4=f4,
+        )
+
+    def encode_value(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        f16: Float[Tensor, "batch channels16 height16 width16"],
+        sensory: Float[Tensor, "batch hidden_dim height16 width16"],
+        mask: Float[Tensor, "batch 1 height width"],
+        others: Float[Tensor, "batch 1 height width"],
+        *,
+        update_sensory: bool,
+    ) -> tuple[
+        Float[Tensor, "batch value_dim height16 width16"],
+        Float[Tensor, "batch hidden_dim height16 width16"],
+    ]:
+        """The value of slices under their masks, and the sensory memory after them.
+
+        Args:
+            images: ImageNet-normalised.
+            mask: probability of the object.
+            others: sum of the probabilities of the other objects.
+            update_sensory: False hands `sensory` back as it came.
+
+        Raises:
+            ValueError: height or width is not a multiple of 16.
+        """
+        _check_size(images)
+        features = self.value_encoder(torch.cat([images, mask, others], dim=1))[-1]
+        value = self.value_fuser(torch.cat([f16, features], dim=1))
+        return value, self.value_gate(value, sensory) if update_sensory else sensory
+
+    def decode(
+        self,
+        f16: Float[Tensor, "batch channels16 height16 width16"],
+        f8: Float[Tensor, "batch channels8 height8 width8"],
+        f4: Float[Tensor, "batch channels4 height4 width4"],
+        readout: Float[Tensor, "batch value_dim height16 width16"],
+        sensory: Float[Tensor, "batch hidden_dim height16 width16"],
+        *,
+        update_sensory: bool,
+    ) -> tuple[
+        Float[Tensor, "batch 1 height width"],
+        Float[Tensor, "batch hidden_dim height16 width16"],
+    ]:
+        """Logits of the object at the size of the slices, and the sensory memory after them."""
+        return self.decoder(f16, f8, f4, readout, sensory, update_sensory=update_sensory)
+
+
+def aggregate(
+    probabilities: Float[Tensor, "*batch objects height width"],
+) -> Float[Tensor, "*batch objects+1 height width"]:
+    """Logits of background and objects together; their softmax is the soft aggregation.
+
+    One object's probability p becomes p^2 / (p^2 + (1 - p)^2), which is not p.
+    """
+    background = (1 - probabilities).prod(dim=-3, keepdim=True)
+    together = torch.cat([background, probabilities], dim=-3)
+    return together.clamp(1e-7, 1 - 1e-7).logit()
+
+
+class Decoder(nn.Module):
+    """Refines what was read from memory with the slice's finer features."""
+
+    def __init__(self, config: PropagationNetConfig, channels: list[int]) -> None:
+        super().__init__()
+        f4, f8, f16 = channels
+        value_dim, width = config.value_dim, config.decoder_channels
+        self.fuser = Fuser(f16 + value_dim + config.hidden_dim, value_dim)
+        self.skip8 = convolution(f8, value_dim, 3, bias=True)
+        self.block8 = PlainBlock(value_dim, width)
+        self.skip4 = convolution(f4, width, 3, bias=True)
+        self.block4 = PlainBlock(width, width)
+        self.predict = convolution(width, 1, 3, bias=True)
+        self.sensory16 = convolution(value_dim, width, 1, bias=True)
+        self.sensory8 = convolution(width, width, 1, bias=True)
+        self.sensory4 = convolution(width + 1, width, 1, bias=True)
+        self.gate = Gate(width, config.hidden_dim)
+
+    def forward(
+        self,
+        f16: Float[Tensor, "batch channels16 height16 width16"],
+        f8: Float[Tensor, "batch channels8 height8 width8"],
+        f4: Float[Tensor, "batch channels4 height4 width4"],
+        readout: Float[Tensor, "batch value_dim height16 width16"],
+        sensory: Float[Tensor, "batch hidden_dim height16 width16"],
+        *,
+        update_sensory: bool,
+    ) -> tuple[Float[Tensor, "batch 1 _ _"], Float[Tensor, "batch hidden_dim height16 width16"]]:
+        g16 = self.fuser(torch.cat([f16, readout, sensory], dim=1))
+        g8 = self.block8(self.skip8(f8) + _enlarge(g16, 2))
+        g4 = self.block4(self.skip4(f4) + _enlarge(g8, 2))
+        logits = self.predict(F.relu(g4))
+        if update_sensory:
+            seen = (
+                self.sensory16(g16)
+                + self.sensory8(F.avg_pool2d(g8, 2))
+                + self.sensory4(F.avg_pool2d(torch.cat([g4, logits], dim=1), 4))
+            )
+            sensory = self.gate(seen, sensory)
+        return _enlarge(logits, 4), sensory
+
+
+class Gate(nn.Module):
+    """How sensory memory changes with what was seen."""
+
+    def __init__(self, in_channels: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.transform = convolution(in_channels + hidden_dim, 3 * hidden_dim, 3, bias=True)
+
+    def forward(
+        self,
+        seen: Float[Tensor, "batch channels height width"],
+        sensory: Float[Tensor, "batch hidden_dim height width"],
+    ) -> Float[Tensor, "batch hidden_dim height width"]:
+        gates = self.transform(torch.cat([seen, sensory], dim=1)).chunk(3, dim=1)
+        forget, update, new = gates[0].sigmoid(), gates[1].sigmoid(), gates[2].tanh()
+        # not the textbook's GRU: the forget gate scales the state itself (XMem, section 3.5)
+        return forget * sensory * (1 - update) + update * new
+
+
+class Fuser(nn.Module):
+    """Two plain blocks with an attention between them."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.block1 = PlainBlock(in_channels, out_channels)
+        self.attention = Attention(out_channels)
+        self.block2 = PlainBlock(out_channels, out_channels)
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        features = self.block1(features)
+        return self.block2(features + self.attention(features))
+
+
+class PlainBlock(nn.Module):
+    """A residual block without batch norm, activated before its convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = convolution(in_channels, out_channels, 3, bias=True)
+        self.conv2 = convolution(out_channels, out_channels, 3, bias=True)
+        self.downsample = (
+            nn.Identity()
+            if in_channels == out_channels
+            else convolution(in_channels, out_channels, 3, bias=True)
+        )
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        residual = self.conv1(F.relu(features))
+        residual = self.conv2(F.relu(residual, inplace=True))
+        return residual + self.downsample(features)
+
+
+class Attention(nn.Module):
+    """Weighs channels, then positions (CBAM; Woo et al., 2018)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.channels = nn.Sequential(
+            nn.Linear(channels, channels // reduction),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels // reduction, channels),
+        )
+        self.positions = convolution(2, 1, 7, bias=True)
+
+    def forward(
+        self, features: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        weights = self.channels(features.mean(dim=(2, 3))) + self.channels(
+            features.amax(dim=(2, 3))
+        )
+        features = features * weights.sigmoid()[:, :, None, None]
+        summary = torch.cat(
+            [features.amax(dim=1, keepdim=True), features.mean(dim=1, keepdim=True)], dim=1
+        )
+        return features * self.positions(summary).sigmoid()
+
+
+def _enlarge(
+    features: Float[Tensor, "batch channels height width"], times: int
+) -> Float[Tensor, "batch channels _ _"]:
+    return F.interpolate(features, scale_factor=times, mode="bilinear", align_corners=False)
+
+
+def _check_size(images: Float[Tensor, "batch 3 height width"]) -> None:
+    height, width = images.shape[-2:]
+    if height % STRIDE or width % STRIDE:
+        raise ValueError(
+            f"height and width must be multiples of {STRIDE}, got {height} x {width}; "
+            "pad the images first"
+        )

@@ -1,0 +1,56 @@
+"""Which of two masks is the better one (paper, section II-C, Eq. 2).
+
+The paper names a ResNet-50 in its method and a ResNet-18 in its experiments: `backbone`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limnet.networks.normalisation import normalise
+from limnet.networks.residual import ResNet, initialise
+
+
+@dataclass(frozen=True)
+class QualityNetConfig:
+    """Sizes of a quality net; the defaults are those of the paper's experiments."""
+
+    backbone: str = "resnet18"  # or "resnet50", or the small "resnet10"
+    width: int = 64  # channels of the first convolution
+
+
+class QualityNet(nn.Module):
+    """Compares two masks of a slice."""
+
+    def __init__(self, config: QualityNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or QualityNetConfig()
+        # five channels: the slice's three colours, the previous and the current mask
+        self.encoder = ResNet(self.config.backbone, width=self.config.width, in_channels=5)
+        self.classify = nn.Linear(self.encoder.channels[-1], 1)
+        initialise(self)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        previous: Float[Tensor, "batch 1 height width"],
+        current: Float[Tensor, "batch 1 height width"],
+    ) -> Float[Tensor, " batch"]:
+        """Probability that the previous mask is better than the current one.
+
+        Args:
+            images: red, green, blue in [0, 1]; ImageNet normalisation happens inside.
+        """
+        return self.logits(images, previous, current).sigmoid()
+
+    def logits(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        previous: Float[Tensor, "batch 1 height width"],
+        current: Float[Tensor, "batch 1 height width"],
+    ) -> Float[Tensor, " batch"]:
+        """The same before the sigmoid, for training."""
+        features = self.encoder(torch.cat([normalise(images), previous, current], dim=1))[-1]
+        return self.classify(features.mean(dim=(2, 3)))[:, 0]

@@ -1,0 +1,147 @@
+"""Residual blocks and the ResNets made of them (He et al., 2016; stride on the 3 x 3 convolution).
+
+HRNet shares the blocks; the encoders of the propagation network and the quality network share
+the whole trunk.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def convolution(
+    in_channels: int, out_channels: int, size: int, stride: int = 1, *, bias: bool = False
+) -> nn.Conv2d:
+    """A convolution that keeps the grid, apart from its stride."""
+    return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=bias)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = convolution(in_channels, planes, 3, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = convolution(planes, planes, 3)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = _shortcut(in_channels, planes, stride)
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
+        residual = self.bn2(self.conv2(residual))
+        return F.relu(residual + self.downsample(features), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut; four times `planes` come out."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        out_channels = planes * self.expansion
+        self.conv1 = convolution(in_channels, planes, 1)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = convolution(planes, planes, 3, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = convolution(planes, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
+        residual = F.relu(self.bn2(self.conv2(residual)), inplace=True)
+        residual = self.bn3(self.conv3(residual))
+        return F.relu(residual + self.downsample(features), inplace=True)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        convolution(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels)
+    )
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+# name -> kind of block, and how many of them at strides 4, 8, 16 and 32
+RESNETS: dict[str, tuple[Block, tuple[int, ...]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+def block_chain(
+    block: Block, in_channels: int, planes: int, depth: int, stride: int = 1
+) -> nn.Sequential:
+    """`depth` blocks in a row, the first of which strides and changes the width."""
+    first = block(in_channels, planes, stride)
+    others = (block(planes * block.expansion, planes) for _ in range(depth - 1))
+    return nn.Sequential(first, *others)
+
+
+class ResNet(nn.Module):
+    """The trunk of a ResNet: feature maps at strides 4, 8, 16, ...
+
+    Raises:
+        ValueError: no ResNet has that name.
+    """
+
+    def __init__(
+        self, name: str, *, width: int = 64, stages: int = 4, in_channels: int = 3
+    ) -> None:
+        super().__init__()
+        if name not in RESNETS:
+            raise ValueError(f"backbone must be one of {', '.join(RESNETS)}, got {name!r}")
+        block, depths = RESNETS[name]
+        self.conv1 = convolution(in_channels, width, 7, stride=2)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layers = nn.ModuleList()
+        self.channels: list[int] = []  # of each feature map
+        previous = width
+        for stage, depth in enumerate(depths[:stages]):
+            planes = width * 2**stage
+            stride = 1 if stage == 0 else 2
+            self.layers.append(block_chain(block, previous, planes, depth, stride))
+            previous = planes * block.expansion
+            self.channels.append(previous)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Sequence[Float[Tensor, "batch _ _ _"]]:
+        features = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        features = F.max_pool2d(features, 3, stride=2, padding=1)
+        maps = []
+        for layer in self.layers:
+            features = layer(features)
+            maps.append(features)
+        return maps
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw every convolution and linear layer anew (He et al., 2015, fan in), biases zero.
+
+    A residual block starts as its shortcut: what its last layer multiplies by is zero, so that
+    features keep their scale through many blocks even while batch norm is frozen.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)

@@ -1,0 +1,175 @@
+"""Training sequences: consecutive slices with one target, cropped from labelled volumes (III-B).
+
+The first slice always shows the target, so that a sequence is one pass of propagation; any of its
+slices that show the target is a sample for the click network.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from limnet.synthesis import degrade, random_appearance, random_shapes
+
+MIN_AREA = 16  # pixels of the target on the first slice
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledVolume:
+    """A volume to cut sequences from."""
+
+    labels: UInt8[np.ndarray, "slices height width"]
+    targets: tuple[int, ...]  # labels that may become the target
+    images: np.ndarray | None = None  # raw intensities; None: appearance is always synthesised
+    window: tuple[float, float] = (0.0, 1.0)  # intensities shown as 0 and 1
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ValueError("a labelled volume needs at least one target label, got none")
+        if self.images is not None and self.images.shape != self.labels.shape:
+            raise ValueError(
+                "images and labels must have one shape, "
+                f"got {self.images.shape} and {self.labels.shape}"
+            )
+
+
+class SliceSequence(NamedTuple):
+    """What one training step follows through the slices."""
+
+    images: Float32[Tensor, "slices height width"]  # in [0, 1]
+    target: Bool[Tensor, "slices height width"]
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """How sequences are drawn."""
+
+    length: int = 6  # slices
+    size: int = 128  # pixels a side
+    shapes_share: float = 0.45  # of the sequences show random shapes
+    synthetic_share: float = 0.35  # of the cropped ones get a random appearance
+    still_share: float = 0.12  # of the cropped ones repeat one slice under a drifting affine map
+
+
+def sequence_stream(
+    rng: np.random.Generator,
+    volumes: Sequence[LabelledVolume],
+    options: SequenceOptions | None = None,
+) -> Iterator[SliceSequence]:
+    """Sequences without end; equal generators give equal streams."""
+    options = options or SequenceOptions()
+    while True:
+        if not volumes or rng.random() < options.shapes_share:
+            sequence = shapes_sequence(rng, options)
+        else:
+            sequence = cropped_sequence(rng, volumes[rng.integers(len(volumes))], options)
+        if sequence.target[0].sum() >= MIN_AREA:
+            yield sequence
+
+
+def shapes_sequence(rng: np.random.Generator, options: SequenceOptions) -> SliceSequence:
+    """One of the random shapes that the first slice shows, or now and then a region."""
+    labels, first = random_shapes(rng, (options.length, options.size, options.size))
+    areas = np.bincount(labels[0].ravel(), minlength=int(labels.max()) + 1)
+    if rng.random() < 0.9:
+        areas[:first] = 0
+    shown = np.flatnonzero(areas >= MIN_AREA)
+    target = labels == (rng.choice(shown) if len(shown) else 255)
+    images = random_appearance(rng, labels)
+    return SliceSequence(torch.from_numpy(images), torch.from_numpy(target))
+
+
+def cropped_sequence(
+    rng: np.random.Generator, volume: LabelledVolume, options: SequenceOptions
+) -> SliceSequence:
+    """A crop around a random target voxel, rotated, scaled, mirrored, in either direction."""
+    label, centre = _target_voxel(rng, volume)
+    still = rng.random() < options.still_share
+    indices = _slice_indices(rng, centre[0], volume.labels.shape[0], options.length, still)
+    grid = _sampling_grid(rng, centre[1:], volume.labels.shape[1:], options, still)
+    labels = _sample(volume.labels[indices].astype(np.float32), grid, "nearest")
+    labels = labels.numpy().astype(np.uint8)
+    if volume.images is None or rng.random() < options.synthetic_share:
+        images = random_appearance(rng, labels)
+    else:
+        low, high = volume.window
+        jitter = rng.uniform(-0.15, 0.15), rng.uniform(-0.2, 0.4)
+        low, high = low + jitter[0] * (high - low), high + jitter[1] * (high - low)
+        images = _sample(np.asarray(volume.images[indices], dtype=np.float32), grid, "bilinear")
+        images = ((images - low) / max(high - low, 1e-6)).clamp(0, 1).numpy()
+        if rng.random() < 0.5:
+            images = degrade(rng, images)
+    return SliceSequence(torch.from_numpy(images), torch.from_numpy(labels == label))
+
+
+def _target_voxel(
+    rng: np.random.Generator, volume: LabelledVolume
+) -> tuple[int, Int[np.ndarray, "3"]]:
+    """A target label, every one as likely, and one of its voxels."""
+    for label in rng.permutation(volume.targets):
+        voxels = np.flatnonzero(volume.labels.ravel() == label)
+        if len(voxels):
+            return int(label), np.array(np.unravel_index(rng.choice(voxels), volume.labels.shape))
+    raise ValueError(f"none of the target labels {volume.targets} is in the label map")
+
+
+def _slice_indices(
+    rng: np.random.Generator, start: int, slices: int, length: int, still: bool
+) -> Int[np.ndarray, " length"]:
+    """From `start` up or down; at the end of the volume the sequence turns round."""
+    if still:
+        return np.full(length, start)
+    step = int(rng.choice([1, 1, 2])) * int(rng.choice([-1, 1]))
+    indices = start + step * np.arange(length)
+    period = max(2 * (slices - 1), 1)
+    indices = np.abs(indices) % period
+    return np.minimum(indices, period - indices) if slices > 1 else np.zeros(length, dtype=int)
+
+
+def _sampling_grid(
+    rng: np.random.Generator,
+    centre: Int[np.ndarray, "2"],
+    plane: tuple[int, int],
+    options: SequenceOptions,
+    still: bool,
+) -> Float32[Tensor, "slices height width 2"]:
+    """Where in the source slice, in [-1, 1], each pixel of the crop comes from."""
+    side = max(plane)
+    field = math.exp(rng.uniform(math.log(max(20.0, 0.25 * side)), math.log(1.15 * side)))
+    offset = rng.uniform(-0.35, 0.35, 2) * field
+    angle, mirror = rng.normal(0, 0.2), rng.choice([-1.0, 1.0])
+    drift = 1.0 if still else 0.15  # patients move a little, copies of one slice a lot
+    steps = np.arange(options.length) * drift
+    angles = angle + steps * rng.normal(0, 0.04)
+    fields = field * np.exp(steps * rng.normal(0, 0.03))
+    rows = centre[0] + offset[0] + steps * rng.normal(0, 0.02) * field
+    columns = centre[1] + offset[1] + steps * rng.normal(0, 0.02) * field
+    height, width = plane
+    cosine, sine = np.cos(angles) * fields, np.sin(angles) * fields
+    theta = np.stack(
+        [
+            np.stack([mirror * cosine, -sine, 2 * columns + 1 - width], 1) / width,
+            np.stack([mirror * sine, cosine, 2 * rows + 1 - height], 1) / height,
+        ],
+        axis=1,
+    )
+    shape = (options.length, 1, options.size, options.size)
+    return functional.affine_grid(torch.from_numpy(theta).float(), list(shape), align_corners=False)
+
+
+def _sample(
+    slices: Float32[np.ndarray, "slices height width"],
+    grid: Float32[Tensor, "slices rows columns 2"],
+    mode: str,
+) -> Float32[Tensor, "slices rows columns"]:
+    """Slices resampled on the grid; beyond their border the nearest pixel goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(slices))[:, None]
+    return functional.grid_sample(
+        tensor, grid, mode=mode, padding_mode="border", align_corners=False
+    )[:, 0]

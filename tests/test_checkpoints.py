@@ -1,0 +1,268 @@
+import json
+import zlib
+
+import parity
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from limnet.networks import checkpoints
+from limnet.networks.checkpoints import (
+    LimNet,
+    lite,
+    load_network,
+    load_networks,
+    load_ritm,
+    load_xmem,
+    paper,
+    read_metadata,
+    save_network,
+    save_networks,
+)
+from limnet.networks.click_net import ClickNet
+from limnet.networks.propagation_net import PropagationNet
+from limnet.networks.published import ritm_key_map, xmem_key_map
+from limnet.networks.quality_net import QualityNet, QualityNetConfig
+
+TINY = QualityNetConfig("resnet10", width=2)
+PUBLISHED = {"ritm": parity.ritm_weights, "xmem": parity.xmem_weights}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "quality.safetensors"
+    save_network(QualityNet(TINY), path, {"trained_on": "phantoms"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def xmem():
+    return parity.xmem_weights()
+
+
+def rewrite(path, *, drop=None, add=None, **metadata):
+    """A copy of a file in which something is wrong."""
+    tensors = {key: tensor for key, tensor in load_file(path).items() if key != drop}
+    save_file({**tensors, **(add or {})}, path, {**read_metadata(path), **metadata})
+
+
+def test_a_file_rebuilds_its_network(saved):
+    network = QualityNet(TINY).train()
+    save_network(network, saved)
+    loaded = load_network(saved)
+    assert loaded.config == TINY and not loaded.training
+    for key, tensor in network.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], tensor, rtol=0, atol=0)
+
+
+def test_a_file_says_how_its_network_came_about(saved):
+    assert read_metadata(saved)["trained_on"] == "phantoms"
+    assert read_metadata(saved)["kind"] == "quality"
+
+
+def test_halved_weights_are_loaded_in_full_precision(saved):
+    network = QualityNet(TINY)
+    whole = saved.stat().st_size
+    save_network(network, saved, half=True)
+    loaded = load_network(saved)
+    assert saved.stat().st_size < whole
+    assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded.state_dict(), network.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_any_memory_format_can_be_saved(saved):
+    save_network(QualityNet(TINY).to(memory_format=torch.channels_last), saved)
+    load_network(saved)
+
+
+def test_an_interrupted_save_leaves_the_old_file(saved, monkeypatch):
+    def interrupted(tensors, path, metadata):
+        path.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(checkpoints, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_network(QualityNet(TINY), saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\xff" * 100])
+def test_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"foreign.safetensors must be a whole safetensors file"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
+def test_truncated_files_are_refused(saved, part):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ValueError, match="must be a whole safetensors file"):
+        load_network(saved)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent.safetensors"):
+        load_network(tmp_path / "absent.safetensors")
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="kind of network .click, propagation, quality"):
+        load_network(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "makes no network"),
+        ("null", "QualityNetConfig needs backbone, width, got None"),
+        ({"backbone": "resnet10"}, "needs backbone, width"),
+        ({"backbone": "resnet10", "width": 2, "hidden": 1}, "needs backbone, width"),
+        ({"backbone": "vgg", "width": 2}, "backbone must be one of"),
+        ({"backbone": 18, "width": 2}, "backbone must be"),
+        ({"backbone": "resnet10", "width": 2.5}, "width must be"),
+        ({"backbone": "resnet10", "width": True}, "width must be"),
+        ({"backbone": "resnet10", "width": 10**12}, "width must be"),
+        ({"backbone": "resnet10", "width": 4096}, "of another shape"),
+        ({"backbone": "resnet18", "width": 2}, "missing"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(saved, config, complaint):
+    rewrite(saved, config=config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(ValueError, match=complaint):
+        load_network(saved)
+
+
+def test_tensors_that_do_not_fit_are_named(saved):
+    rewrite(saved, drop="classify.bias", add={"spy": torch.zeros(1)})
+    with pytest.raises(
+        ValueError, match=r"QualityNet .* 1 missing \(classify.bias\); 1 unexpected \(spy\)"
+    ):
+        load_network(saved)
+
+
+@pytest.mark.parametrize("name", ["ritm", "xmem"])
+def test_weights_by_rule_are_the_official_ones(name):
+    checks = json.loads((parity.FOLDER / "weights_check.json").read_text())[name]
+    weights = PUBLISHED[name]()
+    assert len(weights) == checks["total"]["n_keys"]
+    assert sum(tensor.numel() for tensor in weights.values()) == checks["total"]["n_elements"]
+    for key, check in checks["keys"].items():
+        assert list(weights[key].shape) == check["shape"]
+        if zlib.crc32(weights[key].numpy().tobytes()) != check["crc32"]:  # another libm
+            assert weights[key].double().sum().item() == pytest.approx(check["sum64"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "network_class", "key_map"),
+    [("ritm", ClickNet, ritm_key_map), ("xmem", PropagationNet, xmem_key_map)],
+)
+def test_our_networks_have_exactly_the_published_tensors(name, network_class, key_map):
+    with torch.device("meta"):
+        ours = network_class().state_dict()
+    published = {}
+    for key, shape in parity.published_shapes(name).items():
+        for theirs, our in key_map:
+            key = key.replace(theirs, our)
+        published[key] = shape
+    assert published == {key: tuple(tensor.shape) for key, tensor in ours.items()}
+
+
+def wrapped(state):
+    return {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}, "config": {}}
+
+
+def test_published_files_come_bare_or_wrapped(xmem, tmp_path):
+    torch.save(wrapped(xmem), tmp_path / "XMem.pth")
+    from_file, bare = load_xmem(tmp_path / "XMem.pth"), load_xmem(xmem)
+    for key, tensor in bare.state_dict().items():
+        assert torch.equal(from_file.state_dict()[key], tensor)
+    assert torch.equal(bare.key_projection.weight, xmem["key_proj.key_proj.weight"])
+    assert not bare.training
+
+
+def test_loading_leaves_the_given_tensors_alone(xmem):
+    given = xmem["decoder.pred.bias"].clone()
+    network = load_xmem(xmem)
+    torch.nn.init.ones_(network.decoder.predict.bias)
+    assert torch.equal(xmem["decoder.pred.bias"], given)
+
+
+def test_xmem_of_one_object_gains_a_channel_of_zeros(xmem):
+    first = xmem["value_encoder.conv1.weight"]
+    network = load_xmem({**xmem, "value_encoder.conv1.weight": first[:, :4]})
+    assert torch.equal(network.value_encoder.conv1.weight[:, :4], first[:, :4])
+    assert not network.value_encoder.conv1.weight[:, 4].any()
+
+
+def test_xmem_without_sensory_memory_is_refused(xmem):
+    gates = ("decoder.hidden_update.", "value_encoder.hidden_reinforce.")
+    state = {key: tensor for key, tensor in xmem.items() if not key.startswith(gates)}
+    with pytest.raises(ValueError, match=r"sensory memory .* use XMem.pth"):
+        load_xmem(state)
+
+
+def test_other_weights_are_not_taken_for_ritm(xmem):
+    with pytest.raises(ValueError, match=r"tensors of a ClickNet .* missing .* unexpected"):
+        load_ritm(xmem)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": [1, 2]}, [torch.zeros(1)], {"a": "b"}])
+def test_files_without_weights_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "ritm.pth")
+    with pytest.raises(ValueError, match="must hold a state dict"):
+        load_ritm(tmp_path / "ritm.pth")
+
+
+def test_files_that_run_code_are_refused(tmp_path):
+    torch.save({"state_dict": {}, "config": TINY}, tmp_path / "ritm.pth")
+    with pytest.raises(ValueError, match="must be a PyTorch file of weights"):
+        load_ritm(tmp_path / "ritm.pth")
+
+
+def test_a_folder_of_networks_is_loaded_again(tmp_path):
+    networks = lite()
+    save_networks(networks, tmp_path / "mine", half=True)
+    loaded = load_networks(tmp_path / "mine")
+    assert isinstance(loaded, LimNet) and loaded.name == "mine"
+    assert (loaded.working_size, loaded.zoom_size) == (networks.working_size, networks.zoom_size)
+    assert loaded.propagation_net.config == networks.propagation_net.config
+    assert loaded.device.type == "cpu" and loaded.to("cpu") is loaded
+
+
+def test_a_file_under_another_name_is_refused(tmp_path, saved):
+    for kind in ("click", "propagation", "quality"):
+        (tmp_path / "mixed").mkdir(exist_ok=True)
+        (tmp_path / "mixed" / f"{kind}.safetensors").write_bytes(saved.read_bytes())
+    with pytest.raises(ValueError, match="must hold a click net, got a QualityNet"):
+        load_networks(tmp_path / "mixed")
+
+
+def test_an_incomplete_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"exactly one file click\*.safetensors, got none"):
+        load_networks(tmp_path)
+
+
+def test_paper_weights_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("LIMNET_WEIGHTS", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"LIMNET_WEIGHTS .* quality\*.safetensors"):
+        load_networks("paper")
+    monkeypatch.setenv("LIMNET_WEIGHTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="exactly one file"):
+        load_networks("paper")
+
+
+def test_paper_networks_have_the_published_sizes():
+    with torch.device("meta"):
+        networks = paper()
+    counts = {
+        kind: sum(parameter.numel() for parameter in getattr(networks, kind).parameters())
+        for kind in ("click_net", "propagation_net")
+    }
+    assert counts == {"click_net": 30_951_363, "propagation_net": 62_185_224}
+    assert (networks.working_size, networks.zoom_size) == (480, 400)

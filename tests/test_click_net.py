@@ -1,0 +1,93 @@
+import parity
+import pytest
+import torch
+
+from limnet.networks.checkpoints import load_ritm
+from limnet.networks.click_net import ClickNet, ClickNetConfig
+from limnet.networks.hrnet import HRNetConfig
+from limnet.networks.normalisation import normalise
+
+TINY = ClickNetConfig(
+    HRNetConfig(
+        width=4,
+        stem_channels=8,
+        bottlenecks=1,
+        bottleneck_planes=4,
+        stage_modules=(1, 1, 1),
+        blocks=1,
+        ocr_width=8,
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def official():
+    return parity.answers("ritm_small")
+
+
+@pytest.fixture(scope="module")
+def ritm():
+    return load_ritm(parity.ritm_weights())
+
+
+def inputs(official, case):
+    """The official image and maps; RITM's maps are [previous, positive, negative]."""
+    previous, *clicks = official[f"{case}_coord"].float().split(1, dim=1)
+    if case != "a":  # case a starts from nothing
+        previous = official["prev"]
+    return official["image"], torch.cat(clicks, dim=1), previous
+
+
+@pytest.mark.parametrize("case", ["a", "b", "c", "d"])
+@torch.inference_mode()
+def test_logits_are_those_of_ritm(ritm, official, case):
+    logits = ritm(*inputs(official, case))
+    torch.testing.assert_close(logits.mask, official[f"{case}_instances"], rtol=0, atol=5e-4)
+    torch.testing.assert_close(logits.auxiliary, official[f"{case}_aux"], rtol=0, atol=5e-4)
+
+
+@torch.inference_mode()
+def test_what_lies_between_is_that_of_ritm(ritm, official):
+    image, click_maps, previous = inputs(official, "b")
+    seen = normalise(image)
+    torch.testing.assert_close(seen[..., ::4, ::4], official["b_normalized_sub"])
+    maps = ritm.maps_transform(torch.cat([previous, click_maps], dim=1)) * ritm.maps_scale.abs()
+    torch.testing.assert_close(maps[:, ::8], official["b_maps_transform"], rtol=0, atol=5e-4)
+    quarter = ritm.hrnet(seen, maps)
+    torch.testing.assert_close(quarter.mask, official["b_out_q"], rtol=0, atol=5e-4)
+    torch.testing.assert_close(quarter.auxiliary, official["b_aux_q"], rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (45, 67)])
+def test_any_size_of_image_gives_logits_of_that_size(size):
+    net = ClickNet(TINY).eval()
+    logits = net(torch.rand(2, 3, *size), torch.zeros(2, 2, *size), torch.zeros(2, 1, *size))
+    assert logits.mask.shape == logits.auxiliary.shape == (2, 1, *size)
+
+
+@torch.inference_mode()
+def test_a_slice_is_segmented_alike_alone_and_in_a_batch(generator):
+    net = ClickNet(TINY).eval()
+    batch = [torch.rand(3, channels, 32, 32, generator=generator) for channels in (3, 2, 1)]
+    alone = net(*(tensor[1:2] for tensor in batch)).mask
+    torch.testing.assert_close(net(*batch).mask[1:2], alone)
+
+
+@torch.inference_mode()
+def test_clicks_and_the_previous_mask_matter(generator):
+    net = ClickNet(TINY).eval()
+    image = torch.rand(1, 3, 32, 32, generator=generator)
+    nothing, click = torch.zeros(1, 2, 32, 32), torch.zeros(1, 2, 32, 32)
+    click[:, 0, 10:20, 10:20] = 1
+    neither = net(image, nothing, nothing[:, :1]).mask
+    assert not torch.equal(net(image, click, nothing[:, :1]).mask, neither)
+    assert not torch.equal(net(image, nothing, click[:, :1]).mask, neither)
+
+
+def test_training_reaches_every_parameter_that_has_influence():
+    net = ClickNet(TINY).train()
+    size = (2, 1, 32, 32)
+    logits = net(torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32), torch.zeros(size))
+    (logits.mask.mean() + logits.auxiliary.mean()).backward()
+    untouched = {key for key, value in net.named_parameters() if value.grad is None}
+    assert all("f_pixel" in key or "f_object" in key for key in untouched)

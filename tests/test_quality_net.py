@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from limnet.networks.quality_net import QualityNet, QualityNetConfig
+
+TINY = QualityNetConfig("resnet10", width=4)
+
+
+def inputs(generator, batch=3, size=(40, 56)):
+    return [torch.rand(batch, channels, *size, generator=generator) for channels in (3, 1, 1)]
+
+
+@torch.inference_mode()
+def test_one_probability_for_each_slice(generator):
+    net = QualityNet(TINY).eval()
+    better = net(*inputs(generator))
+    assert better.shape == (3,)
+    assert ((better > 0) & (better < 1)).all()
+
+
+@torch.inference_mode()
+def test_the_batch_size_does_not_change_the_result(generator):
+    net = QualityNet(TINY).eval()
+    batch = inputs(generator)
+    alone = torch.cat([net(*(tensor[i : i + 1] for tensor in batch)) for i in range(3)])
+    torch.testing.assert_close(net(*batch), alone)
+
+
+@torch.inference_mode()
+def test_the_order_of_the_masks_matters(generator):
+    net = QualityNet(TINY).eval()
+    images, previous, current = inputs(generator)
+    assert not torch.equal(net(images, previous, current), net(images, current, previous))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parameters"),
+    [("resnet18", 11_689_512), ("resnet50", 25_557_032)],  # of torchvision, for 1,000 classes
+)
+def test_the_backbones_are_the_resnets_of_torchvision(backbone, parameters):
+    with torch.device("meta"):
+        net = QualityNet(QualityNetConfig(backbone))
+    features = net.classify.in_features
+    of_masks = 2 * 64 * 7 * 7  # two more channels in the first convolution
+    of_classes = 999 * (features + 1)  # one logit instead of a thousand
+    total = sum(parameter.numel() for parameter in net.parameters())
+    assert total == parameters + of_masks - of_classes
+
+
+def test_logits_are_trainable(generator):
+    net = QualityNet(TINY).train()
+    net.logits(*inputs(generator)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
