@@ -7,7 +7,7 @@ evaluation (NoBRS predictor: zoom-in, previous mask, horizontal flip).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ Image = Float[Tensor, "3 height width"]  # in [0, 1]
 Probability = Float[Tensor, "height width"]
 
 # (images, click maps, previous probabilities), batches all -> an object with `.mask`, the logits
-ClickNetLike = Callable[[Tensor, Tensor, Tensor], object]
+ClickNetLike = Callable[[Tensor, Tensor, Tensor], Any]
 
 WORTH_ZOOMING_IOU = 0.5  # of an object's region and the whole slice; fixed in RITM
 
@@ -88,7 +88,8 @@ def predict_prompt(
         region: of the prompt before the last click.
 
     Raises:
-        ValueError: there is no click, a click lies outside the image, or previous has another size.
+        ValueError: there is no click, one lies outside the image or on another slice than the rest,
+            or previous has another size.
     """
     _check(image, clicks, previous)
     return _predict(click_net, image, clicks, previous, previous, zoom, flip, region)
@@ -148,8 +149,7 @@ def _predict(
     if zoom is not None and zoom.skip_clicks <= 0:
         found = probability > zoom.probability_threshold
         if found.any() and region_iou(region_of_object(found, [], zoom), whole) < WORTH_ZOOMING_IOU:
-            # Into the network goes the output before this click again; the new one only tells where
-            # to look.
+            # The network gets the earlier output again; the new one only tells where to look.
             return _predict(click_net, image, clicks, own, probability, zoom, flip, None)
     return Prompt(probability)
 
@@ -281,15 +281,12 @@ def _holds(region: Region, clicks: Sequence[Click]) -> bool:
 
 def _check(image: Image, clicks: Sequence[Click], previous: Probability | None) -> None:
     height, width = image.shape[1:]
-    if previous is not None and previous.shape != image.shape[1:]:
+    if previous is not None and previous.shape != (height, width):
         raise ValueError(
             f"the previous probability must have the image's size {(height, width)}, "
             f"got {tuple(previous.shape)}"
         )
-    if not clicks:
-        raise ValueError("a prompt needs at least one click, got none")
-    if len({click.slice_index for click in clicks}) > 1:
-        raise ValueError(f"all clicks of a prompt must lie on one slice, got {list(clicks)}")
-    for click in clicks:
-        if click.row >= height or click.column >= width:
-            raise ValueError(f"clicks must lie in the {height} x {width} slice, got {click}")
+    if len({click.slice_index for click in clicks}) != 1:
+        raise ValueError(f"a prompt needs at least one click, all on one slice, got {list(clicks)}")
+    if any(click.row >= height or click.column >= width for click in clicks):
+        raise ValueError(f"clicks must lie in the {height} x {width} slice, got {list(clicks)}")

@@ -5,8 +5,9 @@ slices that show the target is a sample for the click network.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,26 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from limnet.datasets import Case, collection_cases
+from limnet.phantoms import STRUCTURES, abdomen
 from limnet.synthesis import degrade, random_appearance, random_shapes
+from limnet.volume import CT_WINDOWS
 
 MIN_AREA = 16  # pixels of the target on the first slice
+# cases that no training reads, so that there is something to validate on
+HELD_OUT = {
+    "abdomen_ct": (),
+    "headneck_ct": ("pt_5", "pt_6", "pt_7", "pt_9"),
+}  # (): the whole collection
+NOT_ANATOMY = {"PTV56", "PTV63", "PTV70"}  # treatment targets: nothing in the image shows them
+# thick and thin slices in turn, (shape, spacing in mm)
+PHANTOM_GRIDS = (((64, 144, 144), (3.0, 2.7, 2.7)), ((40, 168, 168), (5.0, 2.3, 2.3)))
+PHANTOM_TARGETS = tuple(
+    STRUCTURES[name]
+    for name in STRUCTURES
+    if name
+    not in {"skin", "fat", "muscle", "bone", "cartilage", "lung", "bowel gas", "other vessels"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,3 +191,41 @@ def _sample(
     return functional.grid_sample(
         tensor, grid, mode=mode, padding_mode="border", align_corners=False
     )[:, 0]
+
+
+def phantom_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
+    """Synthetic abdomens, with thick slices for odd seeds and thin ones for even seeds."""
+    volumes = []
+    for seed in seeds:
+        shape, spacing_mm = PHANTOM_GRIDS[seed % 2]
+        phantom = abdomen(seed, shape=shape, spacing_mm=spacing_mm)
+        window = tuple(float(edge) for edge in CT_WINDOWS["abdomen"])
+        volumes.append(LabelledVolume(phantom.structures, PHANTOM_TARGETS, phantom.images, window))
+    return volumes
+
+
+def collection_volumes(data_root: str | Path) -> list[LabelledVolume]:
+    """Every case in a data folder whose licence lets weights be shipped, but those held out."""
+    cases = [case for case in collection_cases(data_root) if case.trainable and not _held(case)]
+    return [volume for case in cases if (volume := _labelled_volume(case)) is not None]
+
+
+def _held(case: Case) -> bool:
+    names = HELD_OUT.get(case.collection)
+    return names is not None and (not names or case.name in names)
+
+
+def _labelled_volume(case: Case) -> LabelledVolume | None:
+    """The case with its labels numbered anew; None if it shows nothing that could be a target."""
+    if case.image is None:
+        labels, images, window = case.load_labels(), None, (0.0, 1.0)
+    else:
+        volume, labels = case.load()
+        images = volume.images if volume.modality != "RGB" else volume.images.mean(axis=-1)
+        window = tuple(float(edge) for edge in volume.window)
+    labels[np.isin(labels, [case.labels[name] for name in NOT_ANATOMY & set(case.labels)])] = 0
+    found, labels = np.unique(labels, return_inverse=True)
+    labels = labels.reshape(labels.shape).astype(np.uint8)
+    if len(found) < 2:
+        return None
+    return LabelledVolume(labels, tuple(range(1, len(found))), images, window)

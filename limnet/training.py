@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.nn import functional
 from limnet.clicks import Click, click_maps
 from limnet.defects import corrupt
 from limnet.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
+from limnet.mask_pairs import MaskPairs
 from limnet.networks.affinity import affinity, similarity
 from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
@@ -44,15 +44,6 @@ class SequenceBatch(NamedTuple):
 
     images: Float32[Tensor, "batch slices height width"]
     targets: Bool[Tensor, "batch slices height width"]
-
-
-class QualityBatch(NamedTuple):
-    """Two masks of one slice, and which of them is better."""
-
-    images: Float32[Tensor, "batch height width"]
-    previous: Bool[Tensor, "batch height width"]
-    current: Bool[Tensor, "batch height width"]
-    previous_better: Float32[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -267,12 +258,10 @@ def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def quality_step(
-    network: QualityNet, batch: QualityBatch, rng: np.random.Generator
+    network: QualityNet, batch: MaskPairs, rng: np.random.Generator
 ) -> Float[Tensor, ""]:
     """Binary cross entropy of "the previous mask is better" (Eq. 2)."""
-    images = batch.images[:, None].expand(-1, 3, -1, -1)
-    previous, current = batch.previous[:, None].to(images), batch.current[:, None].to(images)
-    logits = network.logits(images, previous, current)
+    logits = network.logits(batch.images, batch.previous, batch.current)
     return functional.binary_cross_entropy_with_logits(logits, batch.previous_better)
 
 
@@ -342,7 +331,9 @@ def fit(
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), options.gradient_norm)
         optimizer.step()
-        _update_average(average, network, min(options.average_decay, (1 + iteration) / (10 + iteration)))
+        _update_average(
+            average, network, min(options.average_decay, (1 + iteration) / (10 + iteration))
+        )
         losses.append(loss.item())
         progress(iteration, losses[-1])
         if time.monotonic() - saved > options.checkpoint_seconds:
@@ -383,5 +374,5 @@ def _save_checkpoint(
         "losses": losses,
     }
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
     (path.parent / "log.json").write_text(json.dumps({"losses": losses}))

@@ -6,6 +6,7 @@ come from RITM (revision b9b4460) and XMem (revision f3b841d), run on a CPU in f
 
 import json
 import zlib
+from functools import cache
 from math import prod, sqrt
 from pathlib import Path
 
@@ -51,10 +52,12 @@ def weights(shapes, *, seed, norm_mean):
     }
 
 
+@cache
 def ritm_weights():
     return weights(published_shapes("ritm"), seed=7, norm_mean=0.55)
 
 
+@cache
 def xmem_weights():
     return weights(published_shapes("xmem"), seed=2, norm_mean=0.6)
 

@@ -35,10 +35,6 @@ def test_a_click_beyond_the_border_draws_what_is_inside():
     assert disks(torch.tensor([[-1.0, 0.0]]), 4, 4, radius=1.0).nonzero().tolist() == [[0, 0]]
 
 
-def test_maps_are_made_on_the_device_that_was_asked_for():
-    assert click_maps([Click(0, 1, 1)], 4, 4, device="meta").device.type == "meta"
-
-
 @pytest.mark.parametrize("bad", [(-1, 2, 3), (0, -0.5, 3), (0, 2, math.nan), (0, math.inf, 3)])
 def test_a_position_that_cannot_be_is_refused(bad):
     with pytest.raises(ValueError, match="finite, non-negative"):

@@ -21,8 +21,9 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "simulated_user",
         "prompting",
     },
-    {"propagation"},
+    {"propagation", "sequences"},
     {"session", "journal"},
+    {"mask_pairs"},
     {"training", "evaluation"},
     {"widget"},
 ]

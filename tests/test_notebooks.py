@@ -105,8 +105,13 @@ def notebook_file(folder, source):
 
 
 def test_the_reader_of_parameters_knows_every_type(tmp_path):
-    source = 'cases: int = 4  # how many\nrate: float = -1e-3  # a\nname: str = "a#b"  # b\non: bool = True  # c'
-    assert parameters(notebook_file(tmp_path, source)) == {
+    lines = [
+        "cases: int = 4  # how many",
+        "rate: float = -1e-3  # a",
+        'name: str = "a#b"  # b',
+        "on: bool = True  # c",
+    ]
+    assert parameters(notebook_file(tmp_path, "\n".join(lines))) == {
         "cases": 4,
         "rate": -1e-3,
         "name": "a#b",

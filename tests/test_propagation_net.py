@@ -21,6 +21,11 @@ TINY = PropagationNetConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def the_same_random_weights():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def official():
     return parity.answers("xmem_modules")
@@ -140,7 +145,7 @@ def test_a_slice_is_encoded_alike_alone_and_in_a_batch(generator):
     net = PropagationNet(TINY).eval()
     images = torch.rand(3, 3, 32, 32, generator=generator)
     for batch, alone in zip(net.encode_key(images), net.encode_key(images[1:2]), strict=True):
-        torch.testing.assert_close(batch[1:2], alone)
+        torch.testing.assert_close(batch[1:2], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_sizes_that_are_no_multiple_of_16_are_refused():

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limnet.networks.click_net import ClickNet, ClickNetConfig
@@ -60,14 +60,7 @@ class LimNet:
 
 def paper() -> LimNet:
     """Networks of the paper's size with random weights, in eval mode."""
-    return LimNet(
-        name="paper",
-        click_net=ClickNet().eval(),
-        propagation_net=PropagationNet().eval(),
-        quality_net=QualityNet().eval(),
-        working_size=480,
-        zoom_size=400,
-    )
+    return _bundle("paper", ClickNet(), PropagationNet(), QualityNet())
 
 
 def lite() -> LimNet:
@@ -89,14 +82,26 @@ def lite() -> LimNet:
         value_dim=128,
         hidden_dim=32,
         decoder_channels=64,
-    )
-    return LimNet(
-        name="lite",
-        click_net=ClickNet(ClickNetConfig(hrnet, maps_scale=1.0)).eval(),
-        propagation_net=PropagationNet(propagation).eval(),
-        quality_net=QualityNet(QualityNetConfig("resnet10", width=16)).eval(),
         working_size=192,
-        zoom_size=192,
+    )
+    return _bundle(
+        "lite",
+        ClickNet(ClickNetConfig(hrnet, maps_scale=1.0, zoom_size=192)),
+        PropagationNet(propagation),
+        QualityNet(QualityNetConfig("resnet10", width=16)),
+    )
+
+
+def _bundle(
+    name: str, click_net: ClickNet, propagation_net: PropagationNet, quality_net: QualityNet
+) -> LimNet:
+    return LimNet(
+        name=name,
+        click_net=click_net.eval(),
+        propagation_net=propagation_net.eval(),
+        quality_net=quality_net.eval(),
+        working_size=propagation_net.config.working_size,
+        zoom_size=click_net.config.zoom_size,
     )
 
 
@@ -113,37 +118,29 @@ def load_networks(source: str | Path = "lite") -> LimNet:
         FileNotFoundError: the folder or one of its three files is missing.
         ValueError: a file is not what its name says.
     """
-    sizes = {"working_size": 480, "zoom_size": 400}
-    if source == "lite":
-        folder, sizes = LITE_FOLDER, {"working_size": 192, "zoom_size": 192}
-    elif source == "paper":
-        folder = Path(os.environ.get(WEIGHTS_VARIABLE) or _no_paper_weights())
-    else:
-        folder = Path(source)
-    paths = {kind: _find(folder, kind) for kind in KINDS}
-    networks = {}
-    for kind, path in paths.items():
-        networks[f"{kind}_net"] = network = load_network(path)
-        if not isinstance(network, KINDS[kind][0]):
-            raise ValueError(f"{path} must hold a {kind} net, got a {type(network).__name__}")
-        written = read_metadata(path)
-        sizes |= {name: int(written[name]) for name in sizes if written.get(name, "").isdigit()}
-    return LimNet(name=Path(source).name, **networks, **sizes)
+    if source == "paper" and not os.environ.get(WEIGHTS_VARIABLE):
+        raise FileNotFoundError(
+            f"paper-size weights do not come with the package; set {WEIGHTS_VARIABLE} to a folder "
+            "with click*.safetensors, propagation*.safetensors and quality*.safetensors. Published "
+            "RITM and XMem files become the first two by load_ritm or load_xmem and save_network"
+        )
+    folders = {"lite": LITE_FOLDER, "paper": os.environ.get(WEIGHTS_VARIABLE)}
+    folder = Path(folders.get(str(source)) or source)
+    networks = [_load_kind(folder, kind) for kind in KINDS]
+    return _bundle(Path(source).name, *networks)
 
 
-def save_networks(
-    networks: LimNet,
-    folder: str | Path,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    half: bool = False,
-) -> None:
-    """Write a folder that `load_networks` reads; see `save_network`."""
-    sizes = {"working_size": networks.working_size, "zoom_size": networks.zoom_size}
-    metadata = {**(metadata or {}), **{name: str(size) for name, size in sizes.items()}}
-    for kind in KINDS:
-        path = Path(folder) / f"{kind}_{networks.name}.safetensors"
-        save_network(getattr(networks, f"{kind}_net"), path, metadata, half=half)
+def _load_kind(folder: Path, kind: str) -> Any:
+    found = sorted(folder.glob(f"{kind}*.safetensors"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"{folder} must hold exactly one file {kind}*.safetensors, "
+            f"got {', '.join(path.name for path in found) or 'none'}"
+        )
+    network = load_network(found[0])
+    if not isinstance(network, KINDS[kind][0]):
+        raise ValueError(f"{found[0]} must hold a {kind} net, got a {type(network).__name__}")
+    return network
 
 
 def save_network(
@@ -173,7 +170,7 @@ def save_network(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial, described)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -194,13 +191,9 @@ def load_network(path: str | Path) -> Network:
     network_class, config_class = KINDS[metadata["kind"]]
     try:
         config = _read_config(config_class, json.loads(metadata["config"]))
-        with torch.device("meta"):  # nothing is allocated before the file has shown its shapes
-            network = network_class(config)
-    except (ValueError, RuntimeError, RecursionError) as error:
-        raise ValueError(f"{path} has a config that makes no network: {error}") from error
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
-    return _fill(network, tensors, str(path))
+        return _fill(network_class, config, load_file(path), str(path))
+    except RecursionError as error:
+        raise ValueError(f"{path} has a config that is nested too deeply") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -226,7 +219,7 @@ def load_ritm(source: str | Path | Mapping[str, Any]) -> ClickNet:
         FileNotFoundError: there is no such file.
         ValueError: keys or shapes are not those of the published network.
     """
-    return _load_published(ClickNet, *ritm_state(source))
+    return _fill(ClickNet, ClickNetConfig(), *ritm_state(source))
 
 
 def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
@@ -237,41 +230,37 @@ def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
         ValueError: keys or shapes are not those of the published network, or it was trained
             without sensory memory.
     """
-    return _load_published(PropagationNet, *xmem_state(source))
+    return _fill(PropagationNet, PropagationNetConfig(), *xmem_state(source))
 
 
-def _load_published(network_class: type, tensors: Mapping[str, Tensor], origin: str) -> Any:
-    with torch.device("meta"):
-        network = network_class()
-    return _fill(network, tensors, origin)
-
-
-def _fill(network: Network, tensors: Mapping[str, Tensor], origin: str) -> Any:
-    """Give a network without memory its tensors, if they are exactly the ones it needs."""
-    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    wrong = [
-        f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in {
-            "missing": expected.keys() - found.keys(),
-            "unexpected": found.keys() - expected.keys(),
-            "of another shape": {
-                k for k in expected.keys() & found.keys() if expected[k] != found[k]
-            },
-        }.items()
-        if keys
-    ]
-    if wrong:
-        raise ValueError(
-            f"{origin} must hold the tensors of a {type(network).__name__} of its size, "
-            f"got {'; '.join(wrong)}"
+def _fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origin: str) -> Any:
+    """The network of a configuration with these tensors, if they are exactly those it needs."""
+    with torch.device("meta"):  # no memory is spent before the tensors have proved to fit
+        network = network_class(config)
+    expected, found = (
+        {key: tuple(tensor.shape) for key, tensor in state.items()}
+        for state in (network.state_dict(), tensors)
+    )
+    shared = expected.keys() & found.keys()
+    wrong = {
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "of another shape": {key for key in shared if expected[key] != found[key]},
+    }
+    if any(wrong.values()):
+        listed = "; ".join(
+            f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', ...' * (len(keys) > 3)})"
+            for what, keys in wrong.items()
+            if keys
         )
-    # clones: the caller's tensors stay the caller's
-    kept = {
-        key: tensors[key].to(tensor.dtype, copy=True)
+        raise ValueError(
+            f"{origin} must hold exactly the tensors of a {network_class.__name__}, got {listed}"
+        )
+    state = {
+        key: tensors[key].to(tensor.dtype, copy=True)  # the caller's tensors stay the caller's
         for key, tensor in network.state_dict().items()
     }
-    network.load_state_dict(kept, assign=True)
+    network.load_state_dict(state, assign=True)
     return network.eval()
 
 
@@ -295,21 +284,3 @@ def _read_value(kind: Any, value: Any, name: str) -> Any:
     if kind is str and isinstance(value, str):
         return value
     raise ValueError(f"{name} must be a {kind} in range, got {value!r:.200}")
-
-
-def _find(folder: Path, kind: str) -> Path:
-    found = sorted(folder.glob(f"{kind}*.safetensors"))
-    if len(found) != 1:
-        raise FileNotFoundError(
-            f"{folder} must hold exactly one file {kind}*.safetensors, "
-            f"got {', '.join(path.name for path in found) or 'none'}"
-        )
-    return found[0]
-
-
-def _no_paper_weights() -> str:
-    raise FileNotFoundError(
-        f"paper-size weights do not come with the package; set {WEIGHTS_VARIABLE} to a folder "
-        "with click*.safetensors, propagation*.safetensors and quality*.safetensors. Published "
-        "RITM and XMem files become the first two by load_ritm or load_xmem and save_network"
-    )

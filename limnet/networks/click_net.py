@@ -23,6 +23,7 @@ class ClickNetConfig:
     hrnet: HRNetConfig = field(default_factory=HRNetConfig)
     maps_channels: int = 16  # of the first convolution of the click maps
     maps_scale: float = 0.05  # first value of the learnt weight of clicks beside image features
+    zoom_size: int = 400  # pixels of the longer side of the crops it is trained for
 
 
 class ClickLogits(NamedTuple):

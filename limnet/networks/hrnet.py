@@ -4,8 +4,8 @@ HRNet (Wang et al., 2019) keeps a high-resolution branch all the way through and
 beside it; OCR (Yuan et al., 2020) refines its features with a description of the whole object.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -107,18 +107,12 @@ class Exchange(nn.Module):
         branches = [
             branch(feature) for branch, feature in zip(self.branches, features, strict=True)
         ]
-        return [
-            F.relu(_fuse(layers, branches, target.shape[-2:]), inplace=True)
-            for layers, target in zip(self.fuse_layers, branches, strict=True)
-        ]
-
-
-def _fuse(layers: Iterable[nn.Module], branches: Branches, grid: torch.Size) -> Features:
-    terms = (resize(layer(branch), grid) for layer, branch in zip(layers, branches, strict=True))
-    total = next(terms)
-    for term in terms:
-        total = total + term
-    return total
+        fused = []
+        for layers, target in zip(self.fuse_layers, branches, strict=True):
+            terms = (layer(branch) for layer, branch in zip(layers, branches, strict=True))
+            total = reduce(torch.add, (resize(term, target.shape[-2:]) for term in terms))
+            fused.append(F.relu(total, inplace=True))
+        return fused
 
 
 class OCRHead(nn.Module):

@@ -13,10 +13,3 @@ def normalise(
     """Shift and scale images in [0, 1] to ImageNet's mean 0 and standard deviation 1."""
     mean, deviation = images.new_tensor((MEAN, STANDARD_DEVIATION))[:, :, None, None]
     return (images - mean) / deviation
-
-
-def grey_to_rgb(
-    slices: Float[Tensor, "batch height width"],
-) -> Float[Tensor, "batch 3 height width"]:
-    """Repeat grey slices over the three colour channels, without copying."""
-    return slices[:, None].expand(-1, 3, -1, -1)

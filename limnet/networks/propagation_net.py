@@ -17,6 +17,15 @@ from limnet.networks.residual import ResNet, convolution, initialise
 
 STRIDE = 16  # of the grid on which memory is read
 
+Images = Float[Tensor, "batch 3 height width"]
+Maps = Float[Tensor, "batch 1 height width"]
+Value = Float[Tensor, "batch value_dim height16 width16"]
+Sensory = Float[Tensor, "batch hidden_dim height16 width16"]
+F16 = Float[Tensor, "batch channels16 height16 width16"]
+F8 = Float[Tensor, "batch channels8 height8 width8"]
+F4 = Float[Tensor, "batch channels4 height4 width4"]
+Features = Float[Tensor, "batch channels height width"]
+
 
 @dataclass(frozen=True)
 class PropagationNetConfig:
@@ -29,17 +38,18 @@ class PropagationNetConfig:
     value_dim: int = 512  # channels of a memorised value
     hidden_dim: int = 64  # channels of sensory memory
     decoder_channels: int = 256  # at strides 8 and 4
+    working_size: int = 480  # pixels of the shorter side of the slices it is trained for
 
 
 class KeyFeatures(NamedTuple):
     """What the key encoder says of each slice."""
 
     key: Float[Tensor, "batch key_dim height16 width16"]
-    shrinkage: Float[Tensor, "batch 1 height16 width16"]  # >= 1
-    selection: Float[Tensor, "batch key_dim height16 width16"]  # in [0, 1]
-    f16: Float[Tensor, "batch channels16 height16 width16"]
-    f8: Float[Tensor, "batch channels8 height8 width8"]
-    f4: Float[Tensor, "batch channels4 height4 width4"]
+    shrinkage: Float[Tensor, "batch 1 height16 width16"]  # s of XMem, at least 1
+    selection: Float[Tensor, "batch key_dim height16 width16"]  # e of XMem, in [0, 1]
+    f16: F16
+    f8: F8
+    f4: F4
 
 
 class PropagationNet(nn.Module):
@@ -65,7 +75,7 @@ class PropagationNet(nn.Module):
         for gate in (self.value_gate, self.decoder.gate):
             nn.init.xavier_normal_(gate.transform.weight)
 
-    def encode_key(self, images: Float[Tensor, "batch 3 height width"]) -> KeyFeatures:
+    def encode_key(self, images: Images) -> KeyFeatures:
         """Keys and features of ImageNet-normalised slices.
 
         Raises:
@@ -84,17 +94,14 @@ class PropagationNet(nn.Module):
 
     def encode_value(
         self,
-        images: Float[Tensor, "batch 3 height width"],
-        f16: Float[Tensor, "batch channels16 height16 width16"],
-        sensory: Float[Tensor, "batch hidden_dim height16 width16"],
-        mask: Float[Tensor, "batch 1 height width"],
-        others: Float[Tensor, "batch 1 height width"],
+        images: Images,
+        f16: F16,
+        sensory: Sensory,
+        mask: Maps,
+        others: Maps,
         *,
         update_sensory: bool,
-    ) -> tuple[
-        Float[Tensor, "batch value_dim height16 width16"],
-        Float[Tensor, "batch hidden_dim height16 width16"],
-    ]:
+    ) -> tuple[Value, Sensory]:
         """The value of slices under their masks, and the sensory memory after them.
 
         Args:
@@ -112,18 +119,8 @@ class PropagationNet(nn.Module):
         return value, self.value_gate(value, sensory) if update_sensory else sensory
 
     def decode(
-        self,
-        f16: Float[Tensor, "batch channels16 height16 width16"],
-        f8: Float[Tensor, "batch channels8 height8 width8"],
-        f4: Float[Tensor, "batch channels4 height4 width4"],
-        readout: Float[Tensor, "batch value_dim height16 width16"],
-        sensory: Float[Tensor, "batch hidden_dim height16 width16"],
-        *,
-        update_sensory: bool,
-    ) -> tuple[
-        Float[Tensor, "batch 1 height width"],
-        Float[Tensor, "batch hidden_dim height16 width16"],
-    ]:
+        self, f16: F16, f8: F8, f4: F4, readout: Value, sensory: Sensory, *, update_sensory: bool
+    ) -> tuple[Maps, Sensory]:
         """Logits of the object at the size of the slices, and the sensory memory after them."""
         return self.decoder(f16, f8, f4, readout, sensory, update_sensory=update_sensory)
 
@@ -159,15 +156,8 @@ class Decoder(nn.Module):
         self.gate = Gate(width, config.hidden_dim)
 
     def forward(
-        self,
-        f16: Float[Tensor, "batch channels16 height16 width16"],
-        f8: Float[Tensor, "batch channels8 height8 width8"],
-        f4: Float[Tensor, "batch channels4 height4 width4"],
-        readout: Float[Tensor, "batch value_dim height16 width16"],
-        sensory: Float[Tensor, "batch hidden_dim height16 width16"],
-        *,
-        update_sensory: bool,
-    ) -> tuple[Float[Tensor, "batch 1 _ _"], Float[Tensor, "batch hidden_dim height16 width16"]]:
+        self, f16: F16, f8: F8, f4: F4, readout: Value, sensory: Sensory, *, update_sensory: bool
+    ) -> tuple[Maps, Sensory]:
         g16 = self.fuser(torch.cat([f16, readout, sensory], dim=1))
         g8 = self.block8(self.skip8(f8) + _enlarge(g16, 2))
         g4 = self.block4(self.skip4(f4) + _enlarge(g8, 2))
@@ -190,10 +180,8 @@ class Gate(nn.Module):
         self.transform = convolution(in_channels + hidden_dim, 3 * hidden_dim, 3, bias=True)
 
     def forward(
-        self,
-        seen: Float[Tensor, "batch channels height width"],
-        sensory: Float[Tensor, "batch hidden_dim height width"],
-    ) -> Float[Tensor, "batch hidden_dim height width"]:
+        self, seen: Float[Tensor, "batch channels height16 width16"], sensory: Sensory
+    ) -> Sensory:
         gates = self.transform(torch.cat([seen, sensory], dim=1)).chunk(3, dim=1)
         forget, update, new = gates[0].sigmoid(), gates[1].sigmoid(), gates[2].tanh()
         # not the textbook's GRU: the forget gate scales the state itself (XMem, section 3.5)
@@ -209,9 +197,7 @@ class Fuser(nn.Module):
         self.attention = Attention(out_channels)
         self.block2 = PlainBlock(out_channels, out_channels)
 
-    def forward(
-        self, features: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch out_channels height width"]:
+    def forward(self, features: Features) -> Float[Tensor, "batch out_channels height width"]:
         features = self.block1(features)
         return self.block2(features + self.attention(features))
 
@@ -229,9 +215,7 @@ class PlainBlock(nn.Module):
             else convolution(in_channels, out_channels, 3, bias=True)
         )
 
-    def forward(
-        self, features: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch out_channels height width"]:
+    def forward(self, features: Features) -> Float[Tensor, "batch out_channels height width"]:
         residual = self.conv1(F.relu(features))
         residual = self.conv2(F.relu(residual, inplace=True))
         return residual + self.downsample(features)
@@ -249,26 +233,19 @@ class Attention(nn.Module):
         )
         self.positions = convolution(2, 1, 7, bias=True)
 
-    def forward(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        weights = self.channels(features.mean(dim=(2, 3))) + self.channels(
-            features.amax(dim=(2, 3))
-        )
+    def forward(self, features: Features) -> Features:
+        mean, largest = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
+        weights = self.channels(mean) + self.channels(largest)
         features = features * weights.sigmoid()[:, :, None, None]
-        summary = torch.cat(
-            [features.amax(dim=1, keepdim=True), features.mean(dim=1, keepdim=True)], dim=1
-        )
+        summary = torch.stack([features.amax(dim=1), features.mean(dim=1)], dim=1)
         return features * self.positions(summary).sigmoid()
 
 
-def _enlarge(
-    features: Float[Tensor, "batch channels height width"], times: int
-) -> Float[Tensor, "batch channels _ _"]:
+def _enlarge(features: Features, times: int) -> Float[Tensor, "batch channels _ _"]:
     return F.interpolate(features, scale_factor=times, mode="bilinear", align_corners=False)
 
 
-def _check_size(images: Float[Tensor, "batch 3 height width"]) -> None:
+def _check_size(images: Images) -> None:
     height, width = images.shape[-2:]
     if height % STRIDE or width % STRIDE:
         raise ValueError(

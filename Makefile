@@ -1,0 +1,100 @@
+# `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+# auto: CPU build where no NVIDIA GPU is seen; cpu, gpu: as said; skip: keep the torch that is there
+TORCH ?= auto
+# PyTorch's own download page for CPU builds; elsewhere plain torch brings gigabytes of CUDA libraries
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# GB of free disk that a new environment needs (CPU build)
+NEED_GB ?= 4
+# more for papermill: make reproduce-table-4 PARAMS="-p cases 2"; PROFILE=paper: the paper's values
+PARAMS ?=
+PROFILE ?=
+LAB ?=
+
+LIMNET_REPORTS ?= $(CURDIR)/reports
+export LIMNET_REPORTS
+# the kernel "python3" is this environment's, not one registered in the user's home
+export JUPYTER_PREFER_ENV_PATH = 1
+export PYTHONNOUSERSITE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+python := $(VENV)/bin/python
+ok := $(VENV)/.ok
+# --no-compile: Python compiles what is imported, not the gigabyte that is not
+pip := PYTHONWARNINGS=ignore "$(python)" -m pip install --quiet --no-compile --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint lab quickstart reproduce-table-4 defects
+.PHONY: train-click train-propagation train-quality clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' Makefile
+
+setup: $(ok) ## build the environment in .venv (done once, and again when the pins change)
+
+test: lint ## ruff, unit tests, then every notebook at its default parameters
+	"$(python)" -m pytest tests
+	@reports=$$(mktemp -d); trap 'rm -rf "$$reports"' EXIT; echo "every notebook by nbval:"; \
+	LIMNET_REPORTS="$$reports" "$(python)" -m pytest --nbval-lax --nbval-current-env \
+	--nbval-cell-timeout=600 -o timeout=0 notebooks
+
+lint: $(ok) ## ruff: rules and format
+	"$(python)" -m ruff check limnet tests notebooks
+	"$(python)" -m ruff format --check limnet tests notebooks
+
+lab: $(ok) ## open JupyterLab on notebooks/
+	"$(python)" -m jupyterlab --ServerApp.root_dir=notebooks $(LAB)
+
+quickstart: run-00_quickstart ## a volume, three clicks, DSC after each round
+reproduce-table-4: run-54_table_4_btcv ## Table IV beside the paper's; the report is an HTML page
+defects: run-20_defective_masks ## the six corruptions of section III-B
+train-click: run-30_train_click_net ## train the click network
+train-propagation: run-31_train_propagation_net ## train the propagation network
+train-quality: run-32_train_quality_net ## train the quality network
+
+run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
+	@stop() { echo "make $@: $$1" >&2; exit 1; }; \
+	test -f notebooks/$*.ipynb || stop "there is no notebooks/$*.ipynb"; \
+	$(if $(PROFILE),test -f notebooks/$(PROFILE)/$*.yaml || \
+	stop "PROFILE=$(PROFILE) needs notebooks/$(PROFILE)/$*.yaml which is not there";) \
+	report="$$LIMNET_REPORTS/$*"; mkdir -p "$$report"; \
+	"$(python)" -m papermill notebooks/$*.ipynb "$$report/$*.ipynb" --kernel python3 \
+	--cwd notebooks $(if $(PROFILE),-f notebooks/$(PROFILE)/$*.yaml) $(PARAMS) || \
+	stop "the notebook stopped; the cell and its error stand in $$report/$*.ipynb"; \
+	"$(python)" -m nbconvert --log-level=WARN --to html --no-input "$$report/$*.ipynb" || \
+	stop "the report could not be written as HTML; the notebook is $$report/$*.ipynb"; \
+	echo "Report: $$report/$*.html"
+
+clean: ## remove the environment and caches; reports and checkpoints stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find limnet tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp: written last, so that an interrupted set-up goes on where it stopped.
+$(ok): pyproject.toml constraints.txt
+	@stop() { echo "make setup: $$1" >&2; exit 1; }; \
+	"$(PYTHON)" -c '' 2>/dev/null || \
+	stop "no Python found as $(PYTHON); install Python 3.11 or newer, or say PYTHON=..."; \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	stop "Python 3.11 or newer is needed, $(PYTHON) is $$("$(PYTHON)" --version 2>&1); say PYTHON=..."; \
+	if ! "$(python)" -m pip --version >/dev/null 2>&1; then \
+	"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
+	stop "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv"; \
+	mkdir -p "$(VENV)"; free=$$(df -Pk "$(VENV)" | awk 'NR == 2 {print int($$4 / 1048576)}'); \
+	test "$$free" -ge "$(NEED_GB)" || \
+	stop "about $(NEED_GB) GB of disk space are needed for $(VENV), $$free GB are free"; \
+	"$(PYTHON)" -m venv --clear "$(VENV)" || stop "$(PYTHON) could not make $(VENV)"; fi; \
+	$(pip) "$$(grep '^pip==' constraints.txt)" || stop "pip could not be updated; its reason stands above"; \
+	torch=$$(grep '^torch==' constraints.txt); index=; \
+	if test "$(TORCH)" = skip; then torch=; \
+	elif test "$(TORCH)" = gpu; then :; \
+	elif test "$(TORCH)" = auto && nvidia-smi >/dev/null 2>&1; then :; \
+	elif $(pip) --dry-run --ignore-installed --no-deps --report - "$$torch" 2>/dev/null | \
+	grep -q '"version": "[^"]*+cpu"'; then :; \
+	else index="--index-url $(TORCH_INDEX)"; fi; \
+	if test -n "$$torch"; then echo "make setup: installing $$torch $$index"; \
+	$(pip) --no-deps $$index "$$torch" || stop "$$torch was not installed; pip's reason stands above"; fi; \
+	echo "make setup: installing limnet and what it needs (minutes, the first time)"; \
+	$(pip) --editable '.[dev]' || stop "limnet was not installed; pip's reason stands above"; \
+	touch "$(ok)"

@@ -1,0 +1,117 @@
+"""Pairs of masks that the quality net learns from (paper, sections II-C and III-B).
+
+The paper collects them from rounds of the model without fusion; defective masks add the kinds of
+error that such rounds happen not to make.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limnet.defects import corrupt
+from limnet.fusion import crop_to_masks
+from limnet.metrics import dice
+from limnet.networks.checkpoints import LimNet
+from limnet.sequences import SliceSequence
+from limnet.session import Session
+from limnet.simulated_user import next_click
+from limnet.slice_features import SliceFeatures
+from limnet.volume import Volume
+
+MIN_DIFFERENCE = 0.02  # of both masks' DSC: smaller ones teach noise
+KEPT_SHARE = 0.4  # of the defective pairs in which one mask is not defective
+
+
+class MaskPairs(NamedTuple):
+    """Two masks of one slice each, cropped as fusion crops them, and which of them is better."""
+
+    images: Float[Tensor, "pairs 3 height width"]
+    previous: Float[Tensor, "pairs 1 height width"]
+    current: Float[Tensor, "pairs 1 height width"]
+    previous_better: Float[Tensor, " pairs"]  # 1 where it is, else 0
+
+    @classmethod
+    def join(cls, parts: Iterable["MaskPairs"]) -> "MaskPairs":
+        """All pairs in one; parts without pairs do not count."""
+        full = [part for part in parts if len(part.images)]
+        return cls(*(torch.cat(tensors) for tensors in zip(*full, strict=True)))
+
+    def choose(self, indices: Tensor) -> "MaskPairs":
+        """These pairs alone."""
+        return MaskPairs(*(tensor[indices] for tensor in self))
+
+    def swapped(self) -> "MaskPairs":
+        """The same pairs with previous and current exchanged."""
+        return MaskPairs(self.images, self.current, self.previous, 1 - self.previous_better)
+
+
+def defective_pairs(sequences: Iterable[SliceSequence], rng: np.random.Generator) -> MaskPairs:
+    """One pair from each slice that shows its target: two defects of it, or a defect and itself."""
+    images, previous, current, truth = [], [], [], []
+    for sequence in sequences:
+        for image, target in zip(sequence.images, sequence.target.numpy(), strict=True):
+            if not target.any():
+                continue
+            first = corrupt(target, rng)[0]
+            second = target if rng.random() < KEPT_SHARE else corrupt(target, rng)[0]
+            pair = (first, second) if rng.random() < 0.5 else (second, first)
+            images.append(image.expand(3, -1, -1))
+            previous.append(pair[0])
+            current.append(pair[1])
+            truth.append(target)
+    return _pairs(torch.stack(images), *(np.stack(masks) for masks in (previous, current, truth)))
+
+
+def pairs_of_rounds(
+    volume: Volume,
+    target: Bool[np.ndarray, "slices height width"],
+    networks: LimNet,
+    *,
+    rounds: int = 6,
+    features: SliceFeatures | None = None,
+) -> MaskPairs:
+    """Pairs of slices that changed from one round without fusion to the next."""
+    session = Session(volume, networks, fuse=False, features=features)
+    parts, masks = [], None
+    for _ in range(rounds):
+        click = next_click(target, masks, session.clicks)
+        if click is None:
+            break
+        session.add_click(click)
+        before, masks = masks, session.propagate().masks
+        if before is None:
+            continue
+        given = list({each.slice_index for each in session.clicks})
+        changed = np.setdiff1d(np.flatnonzero((before != masks).any(axis=(1, 2))), given)
+        if len(changed):
+            images = torch.from_numpy(volume.rgb(changed))
+            parts.append(_pairs(images, before[changed], masks[changed], target[changed]))
+    return MaskPairs.join(parts) if any(len(part.images) for part in parts) else _no_pairs()
+
+
+def _pairs(
+    images: Float[Tensor, "slices 3 height width"],
+    previous: Bool[np.ndarray, "slices height width"],
+    current: Bool[np.ndarray, "slices height width"],
+    truth: Bool[np.ndarray, "slices height width"],
+) -> MaskPairs:
+    """Crops of the slices on which one mask is clearly better."""
+    scores = np.array(
+        [[dice(a, t), dice(b, t)] for a, b, t in zip(previous, current, truth, strict=True)]
+    )
+    clear = np.abs(scores[:, 0] - scores[:, 1]) >= MIN_DIFFERENCE
+    if not clear.any():
+        return _no_pairs()
+    previous, current = (torch.from_numpy(masks[clear]) for masks in (previous, current))
+    crops = crop_to_masks(images[torch.from_numpy(clear)], previous, current)
+    better = torch.from_numpy(scores[clear, 0] > scores[clear, 1]).float()
+    return MaskPairs(*crops, better)
+
+
+def _no_pairs() -> MaskPairs:
+    empty = torch.zeros(0, 1, 1, 1)
+    return MaskPairs(empty.expand(0, 3, 1, 1), empty, empty, torch.zeros(0))

@@ -1,0 +1,242 @@
+"""A session: clicks, propagation and fusion, round after round (paper, section II)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from limnet.clicks import Click
+from limnet.fusion import fuse_rounds
+from limnet.networks.checkpoints import LimNet
+from limnet.prompting import Prompt, ZoomIn, predict_prompt
+from limnet.propagation import PropagationOptions, propagate
+from limnet.slice_features import SliceFeatures
+from limnet.volume import Volume
+
+Mask = Bool[np.ndarray, "height width"]
+Masks = Bool[np.ndarray, "slices height width"]
+
+Progress = Callable[[int, int], None]  # slices done, slices in all
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One interaction: its clicks, the propagation they led to, and the fusion."""
+
+    clicks: tuple[Click, ...]
+    prompt_slice: int  # from which the masks were propagated
+    masks: Masks  # after fusion
+    propagated: Masks  # before fusion
+    previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0 where nothing was compared
+    kept_previous: Bool[np.ndarray, " slices"]  # where Eq. 4 kept the mask of the round before
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that a user has done; each action makes a new one, undo returns to the one before."""
+
+    rounds: tuple[Round, ...] = ()
+    clicks: tuple[Click, ...] = ()  # of the round that is not yet propagated
+    # prompt masks of every clicked slice, in all rounds
+    prompts: Mapping[int, Prompt] = field(default_factory=lambda: MappingProxyType({}))
+    locked: Mapping[int, Mask] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Session:
+    """Segments one object of a volume."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        networks: LimNet,
+        *,
+        fuse: bool = True,
+        threshold: float = 0.5,
+        options: PropagationOptions | None = None,
+        features: SliceFeatures | None = None,
+    ) -> None:
+        """Start without clicks.
+
+        Args:
+            fuse: False keeps every mask of the latest round: the paper's "w/o MRF".
+            threshold: tau of Eq. 4, which the paper leaves open.
+            features: those of another session on the same volume, to be shared.
+        """
+        self.volume, self.networks = volume, networks
+        self.fuse, self.threshold, self.options = fuse, threshold, options
+        self.features = features or SliceFeatures(
+            volume, networks.propagation_net, working_size=networks.working_size
+        )
+        self._states = (State(),)
+
+    @property
+    def state(self) -> State:
+        return self._states[-1]
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """Those that were propagated."""
+        return self.state.rounds
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """All clicks in the order they were made, those of the open round included."""
+        return sum((past.clicks for past in self.rounds), ()) + self.state.clicks
+
+    @property
+    def masks(self) -> Masks:
+        """The latest masks (slices, height, width), prompt masks of the open round included."""
+        shape = self.volume.images.shape[:3]
+        masks = self.rounds[-1].masks.copy() if self.rounds else np.zeros(shape, dtype=bool)
+        for slice_index, mask in self._given().items():
+            masks[slice_index] = mask
+        return masks
+
+    def add_click(self, click: Click) -> Mask:
+        """Add a click and return its slice's new prompt mask.
+
+        Raises:
+            ValueError: the click is outside the volume or its slice is locked.
+        """
+        self._check(click)
+        index, state = click.slice_index, self.state
+        clicks = [each for each in (*self.clicks, click) if each.slice_index == index]
+        prompt = self._predict(clicks, state.prompts.get(index))
+        prompts = MappingProxyType({**state.prompts, index: prompt})
+        self._push(replace(state, clicks=(*state.clicks, click), prompts=prompts))
+        return self.masks[index]
+
+    def propagate(self, progress: Progress = lambda done, total: None) -> Round:
+        """Close the round: propagate in both directions, then fuse with the round before.
+
+        An exception raised by `progress` cancels; the session is then as it was.
+
+        Raises:
+            RuntimeError: there is no click since the last round.
+        """
+        state = self.state
+        if not state.clicks:
+            raise RuntimeError("a round needs at least one click; add one before propagating")
+        given, prompt_slice = self._given(), state.clicks[-1].slice_index
+        propagated = self._propagate(given, prompt_slice, progress)
+        previous_better = np.zeros(len(propagated), dtype=np.float32)
+        masks = propagated
+        if self.fuse and self.rounds:
+            masks, previous_better = self._fuse(self.rounds[-1].masks, propagated, given)
+        kept = np.isin(np.arange(len(masks)), list(given), invert=True)
+        kept &= previous_better > self.threshold
+        closed = Round(state.clicks, prompt_slice, masks, propagated, previous_better, kept)
+        self._push(replace(state, rounds=(*state.rounds, closed), clicks=()))
+        return closed
+
+    def lock(self, slice_index: int) -> None:
+        """Keep this slice's mask as it is now: no later round changes it."""
+        locked = {**self.state.locked, slice_index: self.masks[slice_index].copy()}
+        self._push(replace(self.state, locked=MappingProxyType(locked)))
+
+    def unlock(self, slice_index: int) -> None:
+        """Let later rounds change this slice again.
+
+        Raises:
+            ValueError: the slice is not locked.
+        """
+        if slice_index not in self.state.locked:
+            raise ValueError(
+                f"slice {slice_index} must be locked to be unlocked, "
+                f"locked are {sorted(self.state.locked)}"
+            )
+        others = {key: mask for key, mask in self.state.locked.items() if key != slice_index}
+        self._push(replace(self.state, locked=MappingProxyType(others)))
+
+    def undo(self) -> None:
+        """Take back the last click, round, lock or unlock; nothing happens at the very start."""
+        self._states = self._states[:-1] or self._states
+
+    def save(self, path: str | Path) -> None:
+        """Write the masks as NIfTI on the grid of the volume's file (see `Volume.save_masks`)."""
+        self.volume.save_masks(self.masks, path)
+
+    def _push(self, state: State) -> None:
+        self._states = (*self._states, state)
+
+    def _check(self, click: Click) -> None:
+        position = (click.slice_index, click.row, click.column)
+        shape = self.volume.images.shape[:3]
+        if not all(0 <= at < size for at, size in zip(position, shape, strict=True)):
+            raise ValueError(
+                f"a click must be inside the volume of {shape} (slices, rows, columns), "
+                f"got {position}"
+            )
+        if click.slice_index in self.state.locked:
+            raise ValueError(f"slice {click.slice_index} is locked; unlock it before clicking")
+
+    def _given(self) -> dict[int, Mask]:
+        """Masks that the user vouches for: of clicked slices and, before them, of locked ones."""
+        prompts = {
+            index: (prompt.probability > 0.5).cpu().numpy()
+            for index, prompt in self.state.prompts.items()
+        }
+        return {**prompts, **self.state.locked}
+
+    def _predict(self, clicks: list[Click], last: Prompt | None) -> Prompt:
+        """The prompt of a slice: RITM's pipeline, zoomed in from the first click on."""
+        index = clicks[0].slice_index
+        image = self._images([index])[0]
+        size = self.networks.zoom_size
+        # RITM: crops of at least 200 pixels are enlarged to 400
+        zoom = ZoomIn(target_size=size, min_crop_size=size // 2, skip_clicks=-1)
+        net = self.networks.click_net
+        if last is not None:
+            return predict_prompt(
+                net, image, clicks, last.probability, zoom=zoom, region=last.region
+            )
+        before = self.masks[index]
+        if before.any():  # an earlier round's mask is there to be corrected
+            probability = torch.from_numpy(before).to(image)
+            return predict_prompt(net, image, clicks, probability, zoom=zoom)
+        whole = predict_prompt(net, image, clicks, zoom=zoom)
+        if not (whole.probability > 0.5).any():
+            return whole
+        return predict_prompt(net, image, clicks, whole.probability, zoom=zoom)
+
+    def _propagate(self, given: dict[int, Mask], prompt_slice: int, progress: Progress) -> Masks:
+        frame, device = self.features.frame, self.networks.device
+        masks = np.zeros(self.volume.images.shape[:3], dtype=bool)
+        probabilities = {}
+        for index, mask in given.items():
+            masks[index] = mask
+            mask = torch.from_numpy(mask).to(device, torch.float32)
+            probabilities[index] = frame.pad(frame.enter(mask))
+        net, slices = self.networks.propagation_net, len(masks)
+        passes = propagate(net, self.features, slices, prompt_slice, probabilities, self.options)
+        progress(1, slices)
+        for done, (index, probability) in enumerate(passes, start=2):
+            if index not in given:
+                masks[index] = frame.leave(frame.unpad(probability)).cpu().numpy()
+            progress(done, slices)
+        return masks
+
+    def _fuse(
+        self, previous: Masks, current: Masks, given: dict[int, Mask]
+    ) -> tuple[Masks, Float32[np.ndarray, " slices"]]:
+        """Eqs. 2-4 wherever the user has not decided."""
+        previous = previous.copy()
+        for index in given:
+            previous[index] = current[index]
+        device = self.networks.device
+        masks, previous_better = fuse_rounds(
+            self.networks.quality_net,
+            self._images,
+            *(torch.from_numpy(each).to(device) for each in (previous, current)),
+            threshold=self.threshold,
+        )
+        return masks.cpu().numpy(), previous_better.float().cpu().numpy()
+
+    def _images(self, slice_indices: list[int]) -> Tensor:
+        """Slices in [0, 1] at the volume's own size (batch, 3, height, width)."""
+        return torch.from_numpy(self.volume.rgb(slice_indices)).to(self.networks.device)

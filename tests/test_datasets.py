@@ -1,0 +1,150 @@
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from limnet.datasets import (
+    BTCV_LABELS,
+    btcv_cases,
+    collection_cases,
+    find_btcv,
+    is_twin,
+    write_btcv_twin,
+)
+from limnet.phantoms import abdomen
+
+SMALL = {"shape": (10, 24, 24), "spacing_mm": (22.0, 16.0, 16.0)}
+
+
+def write_nifti(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.full((4, 5, 6), value, np.uint8), np.eye(4)), path)
+
+
+def write_btcv(root, images, labels):
+    for number in images:
+        write_nifti(root / "RawData/Training/img" / f"img{number:04d}.nii.gz")
+    for number in labels:
+        write_nifti(root / "RawData/Training/label" / f"label{number:04d}.nii.gz", value=3)
+
+
+def write_collection(folder, use="evaluation; also weights", **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"title": "t", "labels": {"1": "aorta", "7": "cord"}, "use": use} | more
+    (folder / "collection.json").write_text(json.dumps(about))
+
+
+def test_btcv_cases_come_in_the_order_of_their_numbers(tmp_path):
+    write_btcv(tmp_path, images=[21, 2, 1], labels=[1, 2, 21])
+    cases = btcv_cases(tmp_path)
+    assert [case.name for case in cases] == ["img0001", "img0002", "img0021"]
+    assert cases[2].label.name == "label0021.nii.gz"
+    assert cases[0].labels == BTCV_LABELS and BTCV_LABELS["oesophagus"] == 5
+    assert {case.collection for case in cases} == {"BTCV"} and not cases[0].trainable
+
+
+@pytest.mark.parametrize("inside", [".", "RawData", "RawData/Training"])
+def test_the_root_may_be_any_folder_of_the_layout(tmp_path, inside):
+    write_btcv(tmp_path / "Abdomen", images=[1], labels=[1])
+    assert len(btcv_cases(tmp_path)) == len(btcv_cases(tmp_path / "Abdomen" / inside)) == 1
+    assert not is_twin(tmp_path / "Abdomen" / inside)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        btcv_cases(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="another layout"):
+        btcv_cases(tmp_path)
+    (tmp_path / "RawData/Training/img").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds none"):
+        btcv_cases(tmp_path)
+    write_btcv(tmp_path, images=[1, 2], labels=[1])
+    with pytest.raises(ValueError, match="lacks label0002"):
+        btcv_cases(tmp_path)
+
+
+def test_the_twin_reads_back_as_the_phantoms_it_was_written_from(tmp_path):
+    cases = write_btcv_twin(tmp_path, cases=2, seed=4, **SMALL)
+    assert [case.image.name for case in cases] == ["img0001.nii.gz", "img0002.nii.gz"]
+    assert cases == btcv_cases(tmp_path) and is_twin(tmp_path) and cases[0].trainable
+    phantom = abdomen(401, **SMALL)
+    volume, labels = cases[1].load()
+    assert np.array_equal(volume.images, phantom.images)
+    assert np.array_equal(labels, phantom.labels)
+    assert volume.spacing_mm == pytest.approx(phantom.spacing_mm)
+    assert nibabel.aff2axcodes(nibabel.load(cases[0].image).affine) == ("L", "A", "S")
+
+
+def test_the_right_kidney_of_the_twin_is_on_the_right_of_the_patient(tmp_path):
+    case = write_btcv_twin(tmp_path, cases=1, **SMALL)[0]
+    label = nibabel.load(case.label)
+
+    def middle_mm(organ):
+        voxels = np.argwhere(np.asarray(label.dataobj) == BTCV_LABELS[organ])
+        return nibabel.affines.apply_affine(label.affine, voxels).mean(axis=0)
+
+    right, forward, up = middle_mm("right kidney") - middle_mm("left kidney")
+    assert right > 50 > abs(forward) and abs(up) < 50
+    assert (middle_mm("stomach") - middle_mm("aorta"))[1] > 0  # anterior is positive
+
+
+def test_a_twin_is_written_once_and_again_when_it_is_stale(tmp_path, monkeypatch):
+    [case] = write_btcv_twin(tmp_path, cases=1, **SMALL)
+    first = case.image.read_bytes()
+    case.image.write_bytes(b"kept")
+    write_btcv_twin(tmp_path, cases=1, **SMALL)
+    assert case.image.read_bytes() == b"kept"
+    monkeypatch.setattr("limnet.phantoms.VERSION", -1)
+    write_btcv_twin(tmp_path, cases=1, **SMALL)
+    assert case.image.read_bytes() == first
+    write_btcv_twin(tmp_path, cases=1, seed=1, **SMALL)
+    assert case.image.read_bytes() != first
+    assert sorted(path.name for path in case.image.parent.iterdir()) == ["img0001.nii.gz"]
+
+
+def test_a_twin_never_overwrites_the_real_set(tmp_path):
+    write_btcv(tmp_path, images=[1], labels=[1])
+    with pytest.raises(ValueError, match="is no twin"):
+        write_btcv_twin(tmp_path, cases=1, **SMALL)
+    with pytest.raises(ValueError, match="1 to 30 cases"):
+        write_btcv_twin(tmp_path / "new", cases=31)
+
+
+def test_btcv_is_found_in_the_data_folder(tmp_path):
+    assert find_btcv(None) is None and find_btcv(tmp_path) is None
+    write_btcv(tmp_path / "BTCV", images=[1], labels=[1])
+    assert len(btcv_cases(find_btcv(tmp_path))) == 1
+    with pytest.raises(ValueError, match="LIMNET_DATA"):
+        find_btcv(tmp_path / "nowhere")
+
+
+def test_collections_hold_volumes_label_maps_and_video(tmp_path):
+    write_collection(tmp_path / "aorta_ct")
+    write_nifti(tmp_path / "aorta_ct/b/image.nii.gz")
+    write_nifti(tmp_path / "aorta_ct/b/label.nii.gz", value=7)
+    write_nifti(tmp_path / "aorta_ct/a/label.nii.gz", value=7)
+    write_collection(tmp_path / "video", use="evaluation only", labels="see the source")
+    for folder in ("frames", "masks"):
+        (tmp_path / "video" / folder).mkdir()
+    write_collection(tmp_path / "scribbles")  # another kind: passed over
+    map_only, scan, video = collection_cases(tmp_path)
+    assert (scan.name, scan.collection, scan.labels) == ("b", "aorta_ct", {"aorta": 1, "cord": 7})
+    volume, labels = scan.load()
+    assert volume.images.shape == labels.shape and (labels == 7).all()
+    assert (video.name, video.label.name, video.labels) == ("video", "masks", {})
+    assert [case.trainable for case in (map_only, scan, video)] == [True, True, False]
+    assert (map_only.load_labels() == 7).all()
+    with pytest.raises(ValueError, match="a of aorta_ct is a label map alone"):
+        map_only.load()
+
+
+def test_a_single_collection_is_read_too_and_an_empty_or_broken_one_is_an_error(tmp_path):
+    write_collection(tmp_path)
+    with pytest.raises(ValueError, match="none was found"):
+        collection_cases(tmp_path)
+    write_nifti(tmp_path / "case/label.nii.gz")
+    assert [case.name for case in collection_cases(tmp_path)] == ["case"]
+    (tmp_path / "collection.json").write_text("{")
+    with pytest.raises(ValueError, match=r"collection\.json must be a JSON object"):
+        collection_cases(tmp_path)

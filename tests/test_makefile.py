@@ -1,0 +1,113 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*words):
+    """`make` as a user calls it, not as a part of the `make test` that runs this test."""
+    ours = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON", "TORCH"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    command = ["make", "--directory", str(ROOT), "--no-print-directory", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def fake_python(tmp_path):
+    """Write an executable that answers as an interpreter would, by a line of shell."""
+
+    def write(line):
+        path = tmp_path / "fake-python"
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
+def refusal(run):
+    """What the set-up says before make's own last line."""
+    assert run.returncode != 0
+    assert "Traceback" not in run.stderr
+    [sentence] = [x for x in run.stderr.splitlines() if not x.startswith(("make: ***", "make[1]"))]
+    return sentence
+
+
+def test_help_is_the_default_and_has_a_line_for_each_target():
+    lines = make().stdout.splitlines()
+    targets = [line.split()[0] for line in lines]
+    assert {"help", "setup", "test", "lab", "reproduce-table-4", "quickstart", "run-%"} <= set(
+        targets
+    )
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_a_missing_python_is_one_sentence(tmp_path):
+    run = make("setup", f"VENV={tmp_path}/venv", "PYTHON=no-such-python")
+    assert refusal(run).startswith("make setup: no Python found as no-such-python")
+
+
+def test_an_old_python_is_one_sentence(tmp_path, fake_python):
+    python = fake_python(
+        'case "$*" in *version_info*) exit 1;; --version) echo Python 3.9.2;; esac'
+    )
+    run = make("setup", f"VENV={tmp_path}/venv", f"PYTHON={python}")
+    assert "Python 3.11 or newer is needed" in refusal(run)
+    assert "Python 3.9.2" in refusal(run)
+
+
+def test_missing_venv_support_is_one_sentence(tmp_path, fake_python):
+    python = fake_python('case "$*" in *ensurepip*) echo ModuleNotFoundError >&2; exit 1;; esac')
+    run = make("setup", f"VENV={tmp_path}/venv", f"PYTHON={python}")
+    assert "python3-venv" in refusal(run)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    venv = tmp_path / "venv"
+    run = make("setup", f"VENV={venv}", f"PYTHON={sys.executable}", "NEED_GB=1000000")
+    assert "about 1000000 GB of disk space are needed" in refusal(run)
+    assert not (venv / "bin").exists()
+
+
+def test_table_4_runs_its_notebook_in_the_environments_own_kernel():
+    recipe = make("--dry-run", "reproduce-table-4", "PROFILE=paper", "PARAMS=-p cases 2").stdout
+    assert "-m papermill notebooks/54_table_4_btcv.ipynb" in recipe
+    assert "-f notebooks/paper/54_table_4_btcv.yaml -p cases 2" in recipe
+    assert "-m nbconvert" in recipe
+    assert "JUPYTER_PREFER_ENV_PATH = 1" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("choice", "plain_build", "index"),
+    [
+        ("cpu", "2.13.0+cpu", False),  # plain pip has the CPU build already
+        ("cpu", "2.13.0", True),  # plain pip would bring CUDA libraries
+        ("gpu", "2.13.0", False),
+    ],
+)
+def test_torch_comes_first_and_pinned_and_nothing_twice(tmp_path, choice, plain_build, index):
+    python, log = tmp_path / "bin" / "python", tmp_path / "log"
+    python.parent.mkdir()
+    report = f'case "$*" in *--report*) echo \'"version": "{plain_build}"\';; esac'
+    python.write_text(f'#!/bin/sh\necho "$*" >> "{log}"\n{report}\n')
+    python.chmod(0o755)
+    words = ("setup", f"VENV={tmp_path}", f"PYTHON={sys.executable}", f"TORCH={choice}")
+    assert make(*words).returncode == 0
+    calls = [line for line in log.read_text().splitlines() if "install" in line]
+    torch, project = [line for line in calls if "--report" not in line and "pip==" not in line]
+    assert "torch==2.13.0" in torch
+    assert ("--index-url https://download.pytorch.org/whl/cpu" in torch) is index
+    assert project.endswith("--constraint constraints.txt --editable .[dev]")
+    log.unlink()
+    assert make(*words).returncode == 0
+    assert not log.exists()  # the second run asks pip nothing
+
+
+def test_a_notebook_that_is_not_there_is_one_sentence(tmp_path):
+    (tmp_path / ".ok").write_text("")
+    run = make("run-99_nothing", f"VENV={tmp_path}")
+    assert refusal(run) == "make run-99_nothing: there is no notebooks/99_nothing.ipynb"

@@ -1,0 +1,128 @@
+import pytest
+import torch
+from parity import answers, normal, rectangle, xmem_weights
+
+from limnet.memory import Memory, MemoryConfig
+from limnet.networks.checkpoints import lite, load_xmem
+from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
+from limnet.propagation import PropagationOptions, propagate, propagate_pass
+from limnet.slice_features import SliceFeature, encode_slice
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return lite().propagation_net
+
+
+@pytest.fixture(scope="module")
+def features(network):
+    images = torch.randn(9, 1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    return [encode_slice(network, image) for image in images]
+
+
+def mask(value=1.0):
+    probability = torch.zeros(32, 48)
+    probability[8:20, 10:30] = value
+    return probability
+
+
+def test_a_pass_agrees_with_xmem_through_two_consolidations():
+    network = load_xmem(xmem_weights())
+    expected = answers("xmem_seq12")
+    features = [encode_slice(network, normal(f"xmem.seq12.frame{t}", 1, 3, 96, 128)) for t in range(12)]
+    memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=4, num_prototypes=8))
+    given = {0: rectangle(30, 60, 40, 80)[0, 0]}
+    options = PropagationOptions(memorize_every=2)
+    sizes = [(48, 0)]
+    for index, probability in propagate_pass(network, features, range(12), given, memory, options):
+        torch.testing.assert_close(probability, expected["probs"][index, 1], atol=2e-3, rtol=0)
+        sizes.append((memory.work_tokens, memory.long_tokens))
+    assert sizes == [tuple(size) for size in expected["sizes"].tolist()]
+    long = memory.tokens[: memory.long_tokens]
+    torch.testing.assert_close(long.key, expected["long_key"][0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(long.value, expected["long_value"][0], atol=1e-3, rtol=0)
+
+
+def test_every_slice_but_the_prompt_is_reached_once(network, features):
+    reached = [index for index, _ in propagate(network, features, 9, 4, {4: mask()})]
+    assert reached == [5, 6, 7, 8, 3, 2, 1, 0]
+
+
+def test_both_directions_start_with_a_memory_of_their_own(network, features):
+    both = dict(propagate(network, features, 9, 4, {4: mask()}))
+    alone = dict(propagate_pass(network, features, range(4, -1, -1), {4: mask()}, Memory()))
+    torch.testing.assert_close(both[0], alone[0])
+
+
+def test_a_given_mask_is_passed_on_as_it_is(network, features):
+    given = {4: mask(), 6: mask(0.0)}
+    masks = dict(propagate(network, features, 9, 4, given))
+    assert not (masks[6] > 0.5).any()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_given_slices_stay_in_working_memory(network, features, keep):
+    memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=3))
+    options = PropagationOptions(memorize_every=1, keep_given=keep)
+    list(propagate_pass(network, features, range(9), {0: mask(), 3: mask()}, memory, options))
+    assert memory.kept_tokens == (2 if keep else 1) * 2 * 3
+
+
+def test_a_slice_given_ahead_is_known_before_it_is_reached(network, features):
+    options = PropagationOptions()
+    without = dict(propagate(network, features, 9, 0, {0: mask()}, options))
+    ahead = dict(propagate(network, features, 9, 0, {0: mask(), 8: mask()}, options))
+    assert not torch.equal(without[1], ahead[1])
+
+
+def test_the_last_slice_is_never_memorized(network, features):
+    memory = Memory()
+    options = PropagationOptions(memorize_every=1)
+    list(propagate_pass(network, features, range(3), {0: mask()}, memory, options))
+    assert memory.work_tokens == 2 * 2 * 3
+
+
+def test_a_volume_of_one_slice_needs_no_propagation(network, features):
+    assert list(propagate(network, features, 1, 0, {0: mask()})) == []
+
+
+@pytest.mark.parametrize("prompt_slice", [-1, 9, 3])
+def test_a_prompt_slice_without_mask_is_refused(network, features, prompt_slice):
+    with pytest.raises(ValueError, match="the prompt slice must be one of the 9 slices"):
+        list(propagate(network, features, 9, prompt_slice, {4: mask()}))
+
+
+class Updates(PropagationNet):
+    """Remembers only who was asked to update sensory memory."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.config = PropagationNetConfig(hidden_dim=1)
+        self.seen = []
+
+    def decode(self, *inputs, update_sensory):
+        self.seen.append(("mask", update_sensory))
+        return torch.zeros(1, 1, 16, 16), inputs[-1]
+
+    def encode_value(self, frame, f16, sensory, *masks, update_sensory):
+        self.seen.append(("value", update_sensory))
+        return torch.zeros(1, 2, 1, 1), sensory
+
+
+@pytest.mark.parametrize(
+    ("every", "from_value", "from_mask"),
+    [
+        (None, [True, True], [True, False, False]),  # either or
+        (1, [True, True], [True, True, False]),  # both, as XMem does where it does not synchronise
+        (9, [True, False], [True, True, False]),
+    ],
+)
+def test_sensory_memory_updates_where_it_is_asked_to(every, from_value, from_mask):
+    network, one = Updates(), torch.ones(1, 1, 1, 1)
+    feature = SliceFeature(torch.zeros(1, 3, 16, 16), KeyFeatures(*[one] * 6))
+    options = PropagationOptions(memorize_every=2, update_sensory_every=every)
+    given = {0: torch.ones(16, 16)}
+    list(propagate_pass(network, [feature] * 4, range(4), given, Memory(), options))
+    assert [update for source, update in network.seen if source == "value"] == from_value
+    assert [update for source, update in network.seen if source == "mask"] == from_mask
