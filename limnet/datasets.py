@@ -14,14 +14,15 @@ import nibabel
 import numpy as np
 from jaxtyping import Int
 
-from limnet import phantoms
+from limnet.phantoms import ORGANS, VERSION, abdomen
 from limnet.volume import Volume
 
-BTCV_LABELS = phantoms.ORGANS  # name -> id
+BTCV_LABELS = ORGANS  # name -> id
 BTCV_NUMBERS = (*range(1, 11), *range(21, 41))  # of the 30 training cases
 BTCV_LAYOUTS = (".", "Training", "RawData/Training", "Abdomen/RawData/Training")
 BTCV_FOLDERS = ("btcv", "BTCV", "Abdomen")  # where a data folder may hold it
 MARKER = "twin.json"
+TWIN_SEEDS = 1_000_000  # the twin's patients are none of those that networks are trained on
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,8 @@ def write_btcv_twin(
         raise ValueError(f"a twin has 1 to {len(BTCV_NUMBERS)} cases, as BTCV has, got {cases}")
     training = _training_folder(Path(root)) or Path(root) / "RawData" / "Training"
     marker = training / MARKER
-    recipe = {
-        "what": "synthetic phantoms in the layout of BTCV; no patient's data",
-        "version": phantoms.VERSION,
-        "seed": seed,
-        "shape": list(shape),
-        "spacing_mm": list(spacing_mm),
-    }
+    recipe = {"what": "synthetic phantoms in the layout of BTCV", "version": VERSION, "seed": seed}
+    recipe |= {"shape": list(shape), "spacing_mm": list(spacing_mm)}
     stale = [*training.glob("img/img*.nii.gz"), *training.glob("label/label*.nii.gz")]
     if stale and not marker.is_file():
         raise ValueError(f"a twin must not overwrite {training}, which is no twin; choose another")
@@ -153,7 +149,8 @@ def write_btcv_twin(
         label = training / "label" / f"label{number:04d}.nii.gz"
         if image.is_file() and label.is_file():
             continue
-        phantom = phantoms.abdomen(100 * seed + index, shape=shape, spacing_mm=spacing_mm)
+        patient = TWIN_SEEDS + len(BTCV_NUMBERS) * seed + index
+        phantom = abdomen(patient, shape=shape, spacing_mm=spacing_mm)
         _write_nifti(label, phantom.labels, spacing_mm)
         _write_nifti(image, phantom.images, spacing_mm)
     return btcv_cases(training)[:cases]
@@ -215,8 +212,20 @@ def _cases_of(description: Path) -> list[Case]:
         if (folder / "frames").is_dir() and (folder / "masks").is_dir():
             image, label = folder / "frames", folder / "masks"
         if label.exists():
-            found = image if image.exists() else None
-            cases.append(
-                Case(folder.name, found, label, labels, description.parent.name, trainable)
-            )
+            image = image if image.exists() else None
+            collection = description.parent.name
+            cases.append(Case(folder.name, image, label, labels, collection, trainable))
     return cases
+
+
+def example_case(data_root: str | Path | None, twin: str | Path) -> Case:
+    """The abdominal CT of a data folder if there is one, else the first case of a BTCV twin.
+
+    Args:
+        data_root: our own collections (`LIMNET_DATA`); None where there is no data folder.
+        twin: folder for the twin, written if needed.
+    """
+    collection = Path(data_root) / "abdomen_ct" if data_root else None
+    if collection is not None and collection.is_dir():
+        return collection_cases(collection)[0]
+    return write_btcv_twin(twin, cases=1)[0]

@@ -1,12 +1,20 @@
 """Evaluation: the simulated user plays sessions (paper, section III-C)."""
 
+import hashlib
+import json
+import os
 import time
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from limnet.clicks import Click
+from limnet.datasets import Case
 from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet
 from limnet.propagation import PropagationOptions
@@ -15,8 +23,12 @@ from limnet.simulated_user import next_click
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
 
+ROUND_COLUMNS = ("dice", "surface_dice", "seconds", "slices_made_worse")  # of an Evaluation
 
-@dataclass(frozen=True)
+Masks = Bool[np.ndarray, "slices height width"]
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What the rounds of one case gave; one entry a round."""
 
@@ -25,11 +37,12 @@ class Evaluation:
     seconds: tuple[float, ...]  # prompt, propagation and fusion
     clicks: tuple[Click, ...]
     slices_made_worse: tuple[int, ...]  # slices whose DSC fell against the round before
+    masks: Masks  # after the last round
 
 
 def evaluate(
     volume: Volume,
-    target: Bool[np.ndarray, "slices height width"],
+    target: Masks,
     networks: LimNet,
     *,
     rounds: int = 6,
@@ -70,9 +83,93 @@ def evaluate(
         nsd = surface_dice(target, masks, volume.spacing_mm)
         results.append((dice(target, masks), nsd, seconds, worse))
     scores, surface_scores, times, worse = zip(*results, strict=True)
-    return Evaluation(scores, surface_scores, times, session.clicks, worse)
+    return Evaluation(scores, surface_scores, times, session.clicks, worse, masks)
 
 
 def _slices_made_worse(target: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
     changed = np.flatnonzero((before != after).any(axis=(1, 2)))
-    return sum(dice(target[i], after[i]) < dice(target[i], before[i]) for i in changed)
+    return sum(bool(dice(target[i], after[i]) < dice(target[i], before[i])) for i in changed)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseEvaluation:
+    """The evaluation of one organ of one case."""
+
+    case: Case
+    organ: str
+    evaluation: Evaluation
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row a round, for a table of all cases."""
+        named = {"collection": self.case.collection, "case": self.case.name, "organ": self.organ}
+        for index in range(len(self.evaluation.dice)):
+            row = {name: getattr(self.evaluation, name)[index] for name in ROUND_COLUMNS}
+            yield {**named, "round": index + 1, **row}
+
+
+def evaluate_cases(
+    cases: Iterable[Case],
+    organs: Iterable[str],
+    networks: LimNet,
+    cache: Path,
+    *,
+    rounds: int = 6,
+    fuse: bool = True,
+    threshold: float = 0.5,
+) -> Iterator[CaseEvaluation]:
+    """Evaluate every organ of every case; an organ that a case does not show is left out.
+
+    What was computed before is read from `cache`, where a result is found by all it depends on:
+    image, target, weights and options.
+    """
+    options = {"rounds": rounds, "fuse": fuse, "threshold": threshold}
+    for case in cases:
+        volume, labels = case.load()
+        features = SliceFeatures(
+            volume, networks.propagation_net, working_size=networks.working_size
+        )
+        for organ in organs:
+            target = labels == case.labels[organ]
+            if target.any():
+                recipe = f"{volume.digest} {volume.window} {networks.digest} {options}"
+                path = cache / f"{_digest(recipe.encode(), np.packbits(target))}.npz"
+                result = _read_cache(path)
+                if result is None:
+                    result = evaluate(volume, target, networks, features=features, **options)
+                    _write_cache(path, result)
+                yield CaseEvaluation(case, organ, result)
+
+
+def _digest(*parts: bytes | np.ndarray) -> str:
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(part)
+    return sha256.hexdigest()[:32]
+
+
+def _read_cache(path: Path) -> Evaluation | None:
+    """None where there is no whole file: what cannot be read is computed again."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = json.loads(str(arrays["values"]))
+            shape = tuple(arrays["shape"])
+            masks = np.unpackbits(arrays["masks"], count=int(np.prod(shape))).astype(bool)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    clicks = tuple(Click(**click) for click in values.pop("clicks"))
+    scores = {name: tuple(column) for name, column in values.items()}
+    return Evaluation(**scores, clicks=clicks, masks=masks.reshape(shape))
+
+
+def _write_cache(path: Path, result: Evaluation) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {name: getattr(result, name) for name in ROUND_COLUMNS}
+    values["clicks"] = [asdict(click) for click in result.clicks]
+    part = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(
+        part,
+        values=json.dumps(values),
+        shape=result.masks.shape,
+        masks=np.packbits(result.masks),
+    )
+    part.replace(path)

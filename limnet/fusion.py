@@ -49,7 +49,8 @@ def fuse_rounds(
         )
     changed = (previous != current).flatten(1).any(dim=1).nonzero()[:, 0]
     previous_better = torch.full((len(previous),), 0.5, device=previous.device)
-    for batch in changed.split(batch_size):
+    # an empty tensor splits into one empty batch
+    for batch in changed.split(batch_size) if len(changed) else ():
         crops = crop_to_masks(images(batch.tolist()), previous[batch], current[batch])
         previous_better[batch] = quality_net(*crops).to(previous_better)
     keep_previous = previous_better > threshold

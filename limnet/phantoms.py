@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int16, UInt8
-from scipy import ndimage
+from scipy import interpolate, ndimage
 
-VERSION = 1  # raise it when the same seed gives another patient
+VERSION = 2  # raise it when the same seed gives another patient
 _NAMES = (  # the index is the id; 1 to 13 as in BTCV ("Beyond the cranial vault", abdomen)
     "air, spleen, right kidney, left kidney, gallbladder, oesophagus, liver, stomach, aorta, "
     "inferior vena cava, portal and splenic vein, pancreas, right adrenal gland, "
@@ -113,7 +113,7 @@ class _Patient:
 
     def noise(self, scale_mm):
         """A smooth random field of unit deviation: cubic splines between nodes of a wide cube."""
-        nodes = int(700 / scale_mm)
+        nodes = int(520 / scale_mm)
         field = self.rng.standard_normal((nodes,) * 3).astype(np.float32)
         for axis in self.axes:
             offset = np.abs(axis[:, None] / scale_mm + nodes / 2 - np.arange(nodes))
@@ -124,14 +124,12 @@ class _Patient:
     def ellipsoid(self, centre, radii, *, lean=0.0, turn=0.0, breath=0.0, spread_mm=3.0):
         """Field of an ellipsoid; `lean` moves y per mm of z, `turn` (radians) is in the slice."""
         centre = centre + self.rng.normal(0, spread_mm, 3) + (breath * self.breath_mm, 0, 0)
-        z, y, x = (axis - float(at) for axis, at in zip(self.grid, centre, strict=True))
-        y = y - lean * z
+        z, y, x = self.grid - _per_axis(centre)
+        y -= lean * z
         cosine, sine = float(np.cos(turn)), float(np.sin(turn))
-        turned = (z, cosine * y + sine * x, cosine * x - sine * y)
-        radii = [float(radius) for radius in radii]
-        pairs = [(part / radius, radius) for part, radius in zip(turned, radii, strict=True)]
-        inner = np.sqrt(sum(part**2 for part, _ in pairs)) + 1e-3
-        slope = np.sqrt(sum((part / radius) ** 2 for part, radius in pairs)) + 1e-4
+        scaled = np.array((z, cosine * y + sine * x, cosine * x - sine * y)) / _per_axis(radii)
+        slope = np.sqrt(((scaled / _per_axis(radii)) ** 2).sum(axis=0)) + 1e-4
+        inner = np.sqrt((scaled**2).sum(axis=0)) + 1e-3
         return inner * (1 - inner) / slope
 
     def column(self, half_depth, half_width, *, back=0.0, power=2.0):
@@ -152,21 +150,21 @@ class _Patient:
     def along(self, points, radii, *, tall=1.0):
         """Field of a tube along a smooth curve through the points."""
         field = np.full(self.hu.shape, -1e3, np.float32)
-        squeeze = np.array([1 / tall, 1, 1, 1])
-        curve = _smooth_curve(np.column_stack([points, radii]))
-        for start, end in pairwise(curve):
-            reach = max(start[3], end[3]) / squeeze[:3] + 28  # the warp and the soft edge
-            low, high = np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach
-            limits = zip(self.axes, low, high, strict=True)
+        table = np.column_stack([points, radii])
+        times = np.linspace(0, len(table) - 1, 6 * len(table) - 5)
+        curve = interpolate.CubicSpline(np.arange(len(table)), table)(times)
+        squeeze = np.array((1 / tall, 1, 1))
+        for (*origin, radius), (*end, last_radius) in pairwise(curve):
+            reach = max(radius, last_radius) / squeeze + 28  # the warp and the soft edge
+            corners = np.minimum(origin, end) - reach, np.maximum(origin, end) + reach
+            limits = zip(self.axes, *corners, strict=True)
             box = tuple(slice(*axis.searchsorted(ends)) for axis, *ends in limits)
-            *step, widening = (squeeze * (end - start)).tolist()
-            *origin, radius = start.tolist()
-            views = zip(self.grid, origin, squeeze.tolist(), strict=False)
-            offset = [(axis[box] - at) * scale for axis, at, scale in views]
-            share = sum(part * s for part, s in zip(offset, step, strict=True))
-            share = np.clip(share / (sum(s * s for s in step) + 1e-6), 0, 1)
-            away = sum((part - share * s) ** 2 for part, s in zip(offset, step, strict=True))
-            field[box] = np.maximum(field[box], radius + widening * share - np.sqrt(away))
+            offset = (self.grid[(slice(None), *box)] - _per_axis(origin)) * _per_axis(squeeze)
+            step = _per_axis((np.array(end) - origin) * squeeze)
+            share = np.clip((offset * step).sum(axis=0) / ((step**2).sum() + 1e-6), 0, 1)
+            away = np.sqrt(((offset - step * share) ** 2).sum(axis=0))
+            inside = float(radius) + float(last_radius - radius) * share - away
+            field[box] = np.maximum(field[box], inside)
         return field
 
     def paint(self, field, hu, name=None):
@@ -196,15 +194,9 @@ def _table(text):
     return {name: np.array([row.split() for row in rows.split(",")], float) for name, rows in lines}
 
 
-def _smooth_curve(table, steps=6):
-    """Catmull-Rom curve through the rows of a table."""
-    table = np.vstack([2 * table[0] - table[1], table, 2 * table[-1] - table[-2]])
-    share = (np.arange(steps) / steps)[:, None]
-    pieces = []
-    for before, start, end, after in zip(table, table[1:], table[2:], table[3:], strict=False):
-        cubic, square = 3 * (start - end) + after - before, 2 * before - 5 * start + 4 * end - after
-        pieces.append(start + 0.5 * share * (end - before + share * (square + share * cubic)))
-    return np.vstack([*pieces, table[-2:-1]])
+def _per_axis(numbers):
+    """Three numbers in the shape that spreads them over the grids of z, y, x."""
+    return np.array(numbers, np.float32)[:, None, None, None]
 
 
 def _smooth_minimum(first, second, width_mm):
@@ -226,8 +218,6 @@ def _paint_wall(p):
     p.cavity = p.column(depth, width, back=-5, power=power) + 1.5 * p.noise(45.0)
     layers = np.clip(-np.cos(2 * np.pi * p.cavity / 5.5), 0, 1)  # three muscles, fat between
     p.paint(outer, muscle - 55 * layers * (p.y < 50) * (outer > 3), "muscle")
-    white_line = 3.0 - np.abs(p.x) + 0.05 * np.clip(-p.y - 60, 0, None)
-    p.paint(np.minimum(np.minimum(white_line, outer), -p.y - 40), -20)
     p.paint(p.cavity, -105, "fat")
     p.taken = np.maximum(p.taken, -p.cavity)
     p.claim(p.column(26, 22, back=64), muscle, "muscle", gap_mm=-99)
@@ -248,8 +238,8 @@ def _paint_spine(p):
     disc = np.abs(level) - 12.0
     p.claim(np.minimum(body + 1, disc), 85, "disc", gap_mm=-99)
     arch = np.minimum(4 - np.abs(canal + 4.5), 11 - np.abs(level))
-    spinous = np.minimum(4 - np.abs(p.x), 12 - np.abs(level + 0.25 * (p.y - 70)))
-    spinous = np.minimum(spinous, 14 - np.abs(p.y - back - 37))
+    spinous = np.minimum(12 - np.abs(level + 0.25 * (p.y - 70)), 14 - np.abs(p.y - back - 37))
+    spinous = np.minimum(spinous, 4 - np.abs(p.x))
     transverse = 4.5 - np.hypot(p.y - back - 19 - 0.15 * np.abs(p.x), level - 3)
     transverse = np.minimum(transverse, 16 - np.abs(np.abs(p.x) - 25))
     bone = np.maximum.reduce([np.minimum(body, -disc), arch, spinous, transverse])
@@ -285,13 +275,10 @@ def _paint_chest(p):
 
 
 def _paint_vessels(p):
-    for name, tissue, gap_mm, rough_mm in (
-        ("oesophagus", "bowel wall", -8, 0.6),
-        ("aorta", "aorta", -2, 0.4),
-        ("inferior vena cava", "inferior vena cava", 0.3, 0.8),
-    ):
+    for name, gap_mm in (("oesophagus", -8), ("aorta", -2), ("inferior vena cava", 0.3)):
+        hu = p.hu_of["bowel wall" if name == "oesophagus" else name]
         field = p.tube(name, thick=p.rng.uniform(0.88, 1.1))
-        field = p.claim(field, p.hu_of[tissue], name, gap_mm=gap_mm, rough_mm=rough_mm)
+        field = p.claim(field, hu, name, gap_mm=gap_mm, rough_mm=0.5)
         if name == "oesophagus":
             p.paint(np.minimum(field - 5, p.noise(12.0)), -500)  # a little air
 
@@ -326,8 +313,7 @@ def _paint_upper_organs(p):
     p.claim(p.tube("gallbladder"), rng.uniform(4, 18), "gallbladder", rough_mm=0.8)
     _paint_hollow(p, p.tube("duodenum"), "duodenum", 22, gas=0.15)
     spleen = p.ellipsoid((38, 38, 108), (60, 58, 40), lean=-0.3, turn=-0.35, breath=0.9)
-    spleen = _smooth_minimum(spleen, p.cavity - 2, 6.0)
-    p.claim(spleen, hu_of["spleen"], "spleen", gap_mm=1.5, rough_mm=1.5)
+    p.claim(_smooth_minimum(spleen, p.cavity - 2, 6.0), hu_of["spleen"], "spleen", gap_mm=1.5)
     contents = rng.choice([25, 60, 220], p=[0.6, 0.25, 0.15])  # the last: oral contrast
     stomach = p.tube("stomach", thick=rng.uniform(0.75, 1.0))
     _paint_hollow(p, stomach, "stomach", contents, gas=rng.uniform(0.1, 0.4))
@@ -347,7 +333,7 @@ def _paint_hollow(p, field, name, content_hu, *, gas, wall_mm=2.8):
 
 def _paint_liver(p):
     rng, shift = p.rng, p.breath_mm
-    right = p.ellipsoid((10, 0, -78), (130, 92, 82), breath=1)
+    right = p.ellipsoid((10, 0, -78), (130, 90, 80), breath=1)
     left = p.ellipsoid((40, -56, 8), (50, 42, rng.uniform(50, 78)), lean=0.2, breath=1)
     liver = -_smooth_minimum(-right, -left, 14.0)
     floor = p.z - shift + rng.uniform(50, 75) - rng.uniform(0.5, 0.65) * (p.x + 130) - 0.22 * p.y
@@ -355,8 +341,7 @@ def _paint_liver(p):
     liver = _smooth_minimum(np.minimum(liver, p.dome - p.z), p.cavity - 1.5, 6.0)
     liver = _smooth_minimum(liver, -p.column(52.0, 48.0, back=50.0), 8.0)
     fissure = 1.8 - np.abs(p.x + 12 - 0.3 * (p.y + 40) + 4 * p.noise(25.0))
-    fissure = np.minimum(fissure, -38 - p.y)
-    liver = np.minimum(liver, -np.minimum(fissure, 40 + shift - p.z))
+    liver = np.minimum(liver, -np.minimum.reduce([fissure, -38 - p.y, 40 + shift - p.z]))
     field = p.claim(liver, p.hu_of["liver"], "liver", gap_mm=1.0, rough_mm=1.5)
     shift = np.array((shift, 0, 0))
     ends = ((20, 20, -105), (40, -45, -95), (45, -70, -20), (-10, 10, -110), (60, 30, -90))
@@ -383,15 +368,14 @@ def _paint_bowel(p):
     for _ in range(24):
         start = rng.uniform((-120, -66, -75), (15, -10, 95))
         course = start + np.cumsum(rng.normal(0, (14, 8, 14), (4, 3)), axis=0)
-        field = p.along(course, [2.2, 2.0, 1.8, 1.5])
-        p.claim(field, p.hu_of["inferior vena cava"], "other vessels", rough_mm=0.3)
+        vessel = p.along(course, [2.2, 2.0, 1.8, 1.5])
+        p.claim(vessel, p.hu_of[NAMES[9]], "other vessels", rough_mm=0.3)
 
 
 def _scan(p):
     """What the scanner makes of the patient: tissue texture, blur, correlated noise."""
     hu = p.hu + (p.structures > 0) * (5 * p.noise(14.0) + 3 * p.noise(45.0))
-    sharpness = (0.45, 1.3 / p.spacing_mm[1], 1.3 / p.spacing_mm[2])
-    hu = ndimage.gaussian_filter(hu, sharpness)
+    hu = ndimage.gaussian_filter(hu, (0.45, 1.3 / p.spacing_mm[1], 1.3 / p.spacing_mm[2]))
     grain = ndimage.gaussian_filter(p.rng.standard_normal(hu.shape, np.float32), (0.3, 0.6, 0.6))
     grain -= ndimage.gaussian_filter(grain, (0, 3, 3))
     hu += p.rng.uniform(7, 16) * grain / (grain.std() + 1e-6)

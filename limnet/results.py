@@ -107,8 +107,8 @@ def write_results(
     content = {"name": name, "provenance": provenance, "rows": frame.to_dict("records")}
     csv_path, json_path = Path(folder, f"{name}.csv"), Path(folder, f"{name}.json")
     csv_path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(csv_path, frame.to_csv(index=False))
-    _write_whole(json_path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    write_whole(csv_path, frame.to_csv(index=False))
+    write_whole(json_path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
     return csv_path, json_path
 
 
@@ -179,7 +179,8 @@ def _published_yaml(reports_folder: str | Path | None) -> dict[str, Any]:
     return yaml.safe_load((folder / "published.yaml").read_text(encoding="utf-8"))
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is there in full or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -109,7 +109,7 @@ def cropped_sequence(
     """A crop around a random target voxel, rotated, scaled, mirrored, in either direction."""
     label, centre = _target_voxel(rng, volume)
     still = rng.random() < options.still_share
-    indices = _slice_indices(rng, centre[0], volume.labels.shape[0], options.length, still)
+    indices = _slice_indices(rng, int(centre[0]), volume.labels.shape[0], options.length, still)
     grid = _sampling_grid(rng, centre[1:], volume.labels.shape[1:], options, still)
     labels = _sample(volume.labels[indices].astype(np.float32), grid, "nearest")
     labels = labels.numpy().astype(np.uint8)

@@ -32,7 +32,7 @@ class Round:
     prompt_slice: int  # from which the masks were propagated
     masks: Masks  # after fusion
     propagated: Masks  # before fusion
-    previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0 where nothing was compared
+    previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0.5 if not compared
     kept_previous: Bool[np.ndarray, " slices"]  # where Eq. 4 kept the mask of the round before
 
 
@@ -124,18 +124,24 @@ class Session:
             raise RuntimeError("a round needs at least one click; add one before propagating")
         given, prompt_slice = self._given(), state.clicks[-1].slice_index
         propagated = self._propagate(given, prompt_slice, progress)
-        previous_better = np.zeros(len(propagated), dtype=np.float32)
+        previous_better = np.full(len(propagated), 0.5, dtype=np.float32)
         masks = propagated
         if self.fuse and self.rounds:
             masks, previous_better = self._fuse(self.rounds[-1].masks, propagated, given)
-        kept = np.isin(np.arange(len(masks)), list(given), invert=True)
-        kept &= previous_better > self.threshold
+        kept = (masks != propagated).any(axis=(1, 2))
         closed = Round(state.clicks, prompt_slice, masks, propagated, previous_better, kept)
         self._push(replace(state, rounds=(*state.rounds, closed), clicks=()))
         return closed
 
     def lock(self, slice_index: int) -> None:
-        """Keep this slice's mask as it is now: no later round changes it."""
+        """Keep this slice's mask as it is now: no later round changes it.
+
+        Raises:
+            ValueError: there is no such slice.
+        """
+        slices = len(self.volume.images)
+        if not 0 <= slice_index < slices:
+            raise ValueError(f"a slice to lock must be one of 0 to {slices - 1}, got {slice_index}")
         locked = {**self.state.locked, slice_index: self.masks[slice_index].copy()}
         self._push(replace(self.state, locked=MappingProxyType(locked)))
 

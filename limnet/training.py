@@ -297,7 +297,7 @@ def fit(
         The loss of every iteration, also of those before a restart.
 
     Raises:
-        RuntimeError: the loss is not finite; the last good checkpoint stays on disk.
+        RuntimeError: the loss or its gradient is not finite; the last good checkpoint stays on disk.
     """
     options = options or FitOptions()
     folder.mkdir(parents=True, exist_ok=True)
@@ -311,7 +311,8 @@ def fit(
         state = torch.load(path, weights_only=True, map_location="cpu")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        average, losses = state["average"], state["losses"]
+        average = {name: tensor.to(average[name]) for name, tensor in state["average"].items()}
+        losses = state["losses"]
         log.info("going on from iteration %d of %s", len(losses), path)
     saved = time.monotonic()
     for iteration in range(len(losses), options.iterations):
@@ -322,14 +323,15 @@ def fit(
         rng = np.random.default_rng((options.seed, iteration))
         torch.manual_seed(rng.integers(2**62))  # dropout
         loss = step(network, draw(rng), rng)
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(
-                f"the loss of iteration {iteration} must be finite, got {loss.item()}; "
-                f"the last good state is {path}: lower the learning rate and start again"
-            )
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), options.gradient_norm)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), options.gradient_norm)
+        if not math.isfinite(loss.item() + norm.item()):
+            raise RuntimeError(
+                f"loss and gradient of iteration {iteration} must be finite, got {loss.item()} and "
+                f"{norm.item()}; a state before it, if one was saved, is in {path}: lower the "
+                "learning rate and start again"
+            )
         optimizer.step()
         _update_average(
             average, network, min(options.average_decay, (1 + iteration) / (10 + iteration))

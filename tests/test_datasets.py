@@ -6,6 +6,7 @@ import pytest
 
 from limnet.datasets import (
     BTCV_LABELS,
+    TWIN_SEEDS,
     btcv_cases,
     collection_cases,
     find_btcv,
@@ -68,7 +69,7 @@ def test_the_twin_reads_back_as_the_phantoms_it_was_written_from(tmp_path):
     cases = write_btcv_twin(tmp_path, cases=2, seed=4, **SMALL)
     assert [case.image.name for case in cases] == ["img0001.nii.gz", "img0002.nii.gz"]
     assert cases == btcv_cases(tmp_path) and is_twin(tmp_path) and cases[0].trainable
-    phantom = abdomen(401, **SMALL)
+    phantom = abdomen(TWIN_SEEDS + 4 * 30 + 1, **SMALL)
     volume, labels = cases[1].load()
     assert np.array_equal(volume.images, phantom.images)
     assert np.array_equal(labels, phantom.labels)
@@ -95,7 +96,7 @@ def test_a_twin_is_written_once_and_again_when_it_is_stale(tmp_path, monkeypatch
     case.image.write_bytes(b"kept")
     write_btcv_twin(tmp_path, cases=1, **SMALL)
     assert case.image.read_bytes() == b"kept"
-    monkeypatch.setattr("limnet.phantoms.VERSION", -1)
+    monkeypatch.setattr("limnet.datasets.VERSION", -1)
     write_btcv_twin(tmp_path, cases=1, **SMALL)
     assert case.image.read_bytes() == first
     write_btcv_twin(tmp_path, cases=1, seed=1, **SMALL)

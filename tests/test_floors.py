@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
-    {"networks", "volume", "clicks", "metrics", "results"},
+    {"networks", "volume", "clicks", "metrics", "results", "phantoms"},
     {
         "memory",
         "slice_features",
@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "losses",
         "defects",
         "synthesis",
-        "phantoms",
+        "figures",
         "datasets",
         "simulated_user",
         "prompting",

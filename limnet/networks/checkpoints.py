@@ -4,6 +4,7 @@ Our files are safetensors whose metadata name the network and its configuration,
 but the file is needed to rebuild it. Published RITM and XMem files are read through key maps.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -50,6 +51,16 @@ class LimNet:
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.click_net.parameters()).device
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all parameters and sizes: what a result depends on."""
+        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size}".encode())
+        for network in (self.click_net, self.propagation_net, self.quality_net):
+            sha256.update(str(network.config).encode())
+            for tensor in network.state_dict().values():
+                sha256.update(tensor.cpu().numpy().tobytes())
+        return sha256.hexdigest()
 
     def to(self, device: torch.device | str) -> "LimNet":
         """Move all three networks, in place."""

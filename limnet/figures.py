@@ -1,0 +1,148 @@
+"""Pictures that several notebooks need: slices with masks and clicks, and training curves.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; what a colour says
+is said by a shape too: masks are filled, the truth is an outline, clicks are plus signs or crosses.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Num
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+
+from limnet.clicks import Click
+
+MASK = "#56B4E9"  # sky blue
+TRUTH = "#F0E442"  # yellow
+POSITIVE = "#009E73"  # bluish green
+NEGATIVE = "#D55E00"  # vermilion
+OPACITY = 0.5  # of masks
+INK = "0.25"  # grey of text and of lines that are not data
+MARKS = {True: ("P", POSITIVE, "click on it"), False: ("X", NEGATIVE, "click off it")}
+
+Images = Num[np.ndarray, "slices height width"] | Num[np.ndarray, "slices 3 height width"]
+Masks = Bool[np.ndarray, "_ _ _"]  # (slices, height, width); checked where they come in
+
+
+def show_slices(
+    images: Images,
+    masks: Masks | None = None,
+    target: Masks | None = None,
+    clicks: Sequence[Click] = (),
+    *,
+    slice_indices: Sequence[int] | None = None,
+    titles: Sequence[str] = (),
+    row_names: Sequence[str] = (),
+    columns: int = 6,
+    panel_inches: float = 1.7,
+) -> Figure:
+    """Slices side by side, all on one scale of greys: masks filled, the truth as an outline.
+
+    Args:
+        images: in [0, 1].
+        slice_indices: of the images in their volume, by which clicks find their slice; 0, 1, ...
+            by default.
+        titles: above the slices, the first ones where there are fewer.
+        row_names: left of the rows.
+
+    Raises:
+        ValueError: there is no slice, or masks, target or slice_indices do not fit the images.
+    """
+    count, size = len(images), images.shape[-2:]
+    indices = list(range(count) if slice_indices is None else slice_indices)
+    if count == 0 or len(indices) != count:
+        raise ValueError(f"every image needs its slice index, got {count} and {len(indices)}")
+    for name, given in (("masks", masks), ("target", target)):
+        if given is not None and given.shape != (count, *size):
+            raise ValueError(f"{name} must be {(count, *size)} as the images, got {given.shape}")
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    width, height = panel_inches * columns, panel_inches * rows * size[0] / size[1]
+    figure = _figure(width + 0.2, height + 0.22 * rows * bool(titles) + 0.4)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for panel, axis in enumerate(axes.flat):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if panel >= count:
+            continue
+        _show_slice(axis, images[panel])
+        if masks is not None:
+            axis.imshow(np.where(masks[panel][..., None], to_rgba(MASK, OPACITY), 0.0))
+        if target is not None and target[panel].any() and not target[panel].all():
+            axis.contour(target[panel], levels=[0.5], colors=TRUTH, linewidths=1.1)
+        for click in clicks:
+            if click.slice_index == indices[panel]:
+                marker, colour, _ = MARKS[click.positive]
+                axis.plot(click.column, click.row, marker, color=colour, ms=8, mec="white", mew=0.9)
+        if panel < len(titles):
+            axis.set_title(titles[panel], fontsize=8, color=INK, pad=3)
+    for axis, name in zip(axes[:, 0], row_names, strict=False):
+        axis.set_ylabel(name, fontsize=8, color=INK)
+    shown = [click for click in clicks if click.slice_index in indices]
+    _explain(figure, masks is not None, target is not None, shown)
+    return figure
+
+
+def training_curve(losses: Sequence[float], *, title: str = "") -> Figure:
+    """The loss of every iteration as dots, their running mean as a line; the loss axis is log."""
+    losses = np.asarray(losses, dtype=float)
+    window = max(1, len(losses) // 20)
+    # the mean of what there is, so that the line begins with the first iteration
+    sums = np.cumsum(np.concatenate([[0.0], losses]))
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    smoothed = (sums[ends] - sums[starts]) / (ends - starts)
+    figure = _figure(6.0, 2.4)
+    axis = figure.subplots()
+    axis.plot(ends, losses, ".", color="0.75", ms=3 if len(losses) < 300 else 1)
+    axis.plot(ends, smoothed, color="#0072B2", lw=1.8)
+    if len(losses):
+        text = f" {smoothed[-1]:.3g}"
+        axis.annotate(text, (ends[-1], smoothed[-1]), color="#0072B2", va="center", fontsize=9)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.tick_params(which="both", labelsize=8, color=INK, labelcolor=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel("iteration", fontsize=9, color=INK)
+    axis.set_title(title or f"loss (line: mean of {window})", fontsize=9, color=INK, loc="left")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure that pyplot has let go: a notebook shows it once, where its cell returns it."""
+    figure = pyplot.figure(figsize=(width, height), dpi=110, layout="constrained")
+    pyplot.close(figure)
+    return figure
+
+
+def _show_slice(axis: Axes, image: np.ndarray) -> None:
+    shown = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    axis.imshow(shown.astype(float).clip(0, 1), cmap="gray", vmin=0, vmax=1)
+
+
+def _explain(figure: Figure, masks: bool, target: bool, clicks: Sequence[Click]) -> None:
+    """One line below the slices: what the colours say."""
+    handles: list[Any] = [Patch(facecolor=to_rgba(MASK, 0.7), label="mask")] * masks
+    handles += [Line2D([], [], color=TRUTH, lw=2, label="truth")] * target
+    for positive, (marker, colour, label) in MARKS.items():
+        if any(click.positive is positive for click in clicks):
+            handles.append(Line2D([], [], ls="", marker=marker, color=colour, ms=7, label=label))
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower left",
+            ncols=len(handles),
+            fontsize=8,
+            frameon=False,
+            labelcolor=INK,
+            handlelength=1.2,
+        )

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from limnet.clicks import Click
+from limnet.evaluation import _slices_made_worse, evaluate
+from limnet.metrics import dice, surface_dice
+from limnet.networks.checkpoints import LimNet, lite
+from limnet.networks.click_net import ClickLogits, ClickNet
+from limnet.networks.propagation_net import PropagationNet
+from limnet.networks.quality_net import QualityNet
+from limnet.session import Session
+from limnet.volume import Volume
+
+
+class PaintsTheTruth(ClickNet):
+    """The volumes below are white on the target and black elsewhere."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, click_maps, previous):
+        logits = 20 * images[:, :1] - 10
+        return ClickLogits(logits, logits)
+
+
+class Prefers(QualityNet):
+    """Has made up its mind."""
+
+    def __init__(self, previous_better):
+        nn.Module.__init__(self)
+        self.previous_better = previous_better
+
+    def forward(self, images, previous, current):
+        return torch.full((len(images),), self.previous_better)
+
+
+@pytest.fixture
+def networks():
+    return LimNet("fake", PaintsTheTruth(), lite().propagation_net, Prefers(0.25), 32, 48)
+
+
+@pytest.fixture
+def target():
+    """Squares of 144, 64 and 16 pixels on slices 1, 3 and 5."""
+    target = np.zeros((7, 32, 48), dtype=bool)
+    for slice_index, side in [(1, 12), (3, 8), (5, 4)]:
+        target[slice_index, 10 : 10 + side, 20 : 20 + side] = True
+    return target
+
+
+def white_on(target):
+    return Volume.from_array(target.astype(np.float32), (3, 1, 1), window=(0, 1))
+
+
+def propagates(monkeypatch, masks_of_round):
+    """Let propagation give these masks, of round 1, 2, ... (one more slice is given in each)."""
+
+    def propagate(network, features, slices, prompt_slice, given, options):
+        masks = masks_of_round[len(given) - 1]
+        for index in set(range(slices)) - {prompt_slice}:
+            yield index, torch.from_numpy(masks[index]).float()
+
+    monkeypatch.setattr("limnet.session.propagate", propagate)
+
+
+def test_the_user_clicks_on_the_largest_slice_and_then_on_the_largest_errors(
+    monkeypatch, networks, target
+):
+    propagates(monkeypatch, [np.zeros_like(target)] * 3)
+    result = evaluate(white_on(target), target, networks, rounds=3)
+    assert result.clicks == (Click(1, 15, 25), Click(3, 13, 23), Click(5, 11, 21))
+
+
+def test_every_round_has_its_score_over_the_whole_volume(monkeypatch, networks, target):
+    propagates(monkeypatch, [np.zeros_like(target)] * 3)
+    result = evaluate(white_on(target), target, networks, rounds=3)
+    # of 224 target pixels the clicked slices are found
+    expected = [2 * 144 / (144 + 224), 2 * 208 / (208 + 224), 1]
+    assert result.dice == pytest.approx(expected)
+    assert result.surface_dice[2] == 1 > result.surface_dice[1] > result.surface_dice[0] > 0
+    assert len(result.seconds) == 3 and min(result.seconds) > 0
+    assert result.slices_made_worse == (0, 0, 0)
+
+
+def test_when_nothing_is_left_to_correct_the_last_result_is_repeated(
+    monkeypatch, networks, target
+):
+    propagates(monkeypatch, [target])
+    result = evaluate(white_on(target), target, networks, rounds=4)
+    assert result.dice == result.surface_dice == (1, 1, 1, 1)
+    assert result.clicks == (Click(1, 15, 25),)
+    assert max(result.seconds[1:]) < 0.01 and result.slices_made_worse == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("fuse", "worse"), [(True, (0, 0, 0)), (False, (0, 2, 0))])
+def test_slices_made_worse_are_counted_against_the_round_before(
+    monkeypatch, networks, target, fuse, worse
+):
+    half, wrong = target.copy(), np.zeros_like(target)
+    half[3, :, :24] = False  # the larger error, clicked next
+    half[5, :, :21] = False
+    wrong[0, 5, 5] = True  # an empty slice that is no longer empty, and slice 5 is lost
+    propagates(monkeypatch, [half, wrong, wrong])
+    keeps = LimNet(
+        "fake", networks.click_net, networks.propagation_net, Prefers(0.75), 32, 48
+    )
+    result = evaluate(white_on(target), target, keeps, rounds=3, fuse=fuse)
+    assert [click.slice_index for click in result.clicks] == [1, 3, 5]
+    assert result.slices_made_worse == worse
+
+
+def test_a_slice_is_worse_when_its_dice_falls():
+    target, before, after = np.zeros((3, 5, 4, 4), dtype=bool)
+    target[:4, :2] = True
+    before[0, :2] = after[0, :2] = True  # right, and still right
+    before[1, :2], after[1, :1] = True, True  # loses half
+    before[2, :1], after[2, :2] = True, True  # gains half
+    before[3, :1], after[3, 1:2] = True, True  # another half: as good as before
+    after[4, 0, 0] = True  # nothing was right
+    assert _slices_made_worse(target, before, after) == 2
+
+
+def test_the_scores_are_those_of_a_session_with_the_same_clicks():
+    torch.manual_seed(0)
+    networks = lite()
+    target = np.zeros((5, 32, 48), dtype=bool)
+    target[1:4, 8:24, 10:40] = True
+    images = np.random.default_rng(0).random(target.shape, dtype=np.float32) + 2 * target
+    volume = Volume.from_array(images, (3, 1, 1))
+    networks = LimNet(
+        "small", networks.click_net, networks.propagation_net, networks.quality_net, 32, 48
+    )
+    result = evaluate(volume, target, networks, rounds=3)
+    assert {len(values) for values in vars(result).values()} == {3}
+    session = Session(volume, networks)
+    for click, score, surface_score in zip(
+        result.clicks, result.dice, result.surface_dice, strict=True
+    ):
+        session.add_click(click)
+        session.propagate()
+        assert dice(target, session.masks) == score
+        assert surface_dice(target, session.masks, volume.spacing_mm) == surface_score
+
+
+def test_an_empty_target_or_one_of_another_grid_is_refused(networks, target):
+    volume = white_on(target)
+    with pytest.raises(ValueError, match="with something in it, got shape .* with 0 voxels"):
+        evaluate(volume, np.zeros_like(target), networks)
+    with pytest.raises(ValueError, match=r"mask of shape \(7, 32, 48\)"):
+        evaluate(volume, target[:6], networks)

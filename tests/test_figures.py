@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_hex
+
+from limnet.clicks import Click
+from limnet.figures import MASK, NEGATIVE, OPACITY, POSITIVE, TRUTH, show_slices, training_curve
+
+SLICES = np.linspace(0, 1, 3 * 8 * 10).reshape(3, 8, 10).astype(np.float32)
+
+
+def square(count=3):
+    masks = np.zeros((count, 8, 10), dtype=bool)
+    masks[:, 2:5, 3:7] = True
+    return masks
+
+
+def panels(figure):
+    return [axis for axis in figure.axes if axis.images]
+
+
+def legend(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_every_slice_gets_its_panel_and_all_share_one_scale():
+    figure = show_slices(SLICES, titles=["a", "b", "c"], columns=2)
+    assert [axis.get_title() for axis in panels(figure)] == ["a", "b", "c"]
+    assert len(figure.axes) == 4  # two rows of two
+    for axis, image in zip(panels(figure), SLICES, strict=True):
+        assert axis.images[0].get_clim() == (0, 1)
+        np.testing.assert_allclose(axis.images[0].get_array(), image)
+
+
+def test_colour_images_have_their_channels_last():
+    colours = np.stack([SLICES, SLICES / 2, SLICES / 4], axis=1)
+    figure = show_slices(colours)
+    shown = panels(figure)[1].images[0].get_array()
+    np.testing.assert_allclose(shown, np.moveaxis(colours[1], 0, -1))
+
+
+def test_a_mask_is_filled_where_it_is_and_nowhere_else():
+    figure = show_slices(SLICES, square())
+    overlay = panels(figure)[0].images[1].get_array()
+    assert to_hex(overlay[2, 3]) == MASK.lower()
+    assert overlay[2, 3, 3] == OPACITY
+    assert overlay[..., 3].sum() == OPACITY * square()[0].sum()
+
+
+def test_the_truth_is_an_outline_and_an_empty_slice_has_none():
+    target = square()
+    target[1] = False
+    figure = show_slices(SLICES, target=target)
+    outlines = [len(axis.collections) for axis in panels(figure)]
+    assert outlines == [1, 0, 1]
+    assert to_hex(panels(figure)[0].collections[0].get_edgecolor()[0]) == TRUTH.lower()
+
+
+def test_clicks_stand_on_their_slice_at_column_and_row_in_the_colour_of_their_sign():
+    clicks = [Click(12, 2, 7), Click(12, 5, 1, positive=False), Click(40, 0, 0)]
+    figure = show_slices(SLICES, clicks=clicks, slice_indices=[11, 12, 13])
+    marks = [axis.lines for axis in panels(figure)]
+    assert [len(lines) for lines in marks] == [0, 2, 0]
+    assert [line.get_xydata()[0].tolist() for line in marks[1]] == [[7, 2], [1, 5]]
+    assert [line.get_color() for line in marks[1]] == [POSITIVE, NEGATIVE]
+    assert marks[1][0].get_marker() != marks[1][1].get_marker()
+
+
+def test_the_legend_names_only_what_is_shown():
+    assert legend(show_slices(SLICES)) == []
+    assert legend(show_slices(SLICES, square())) == ["mask"]
+    full = show_slices(SLICES, square(), square(), [Click(0, 1, 1)])
+    assert legend(full) == ["mask", "truth", "click on it"]
+
+
+def test_rows_have_their_names():
+    figure = show_slices(SLICES, row_names=["first", "second", "third"], columns=1)
+    assert [axis.get_ylabel() for axis in panels(figure)] == ["first", "second", "third"]
+
+
+def test_a_figure_is_not_left_open_to_be_shown_a_second_time():
+    before = pyplot.get_fignums()
+    show_slices(SLICES)
+    training_curve([1.0, 0.5])
+    assert pyplot.get_fignums() == before
+
+
+def test_what_does_not_fit_the_images_is_refused():
+    with pytest.raises(ValueError, match=r"masks must be \(3, 8, 10\)"):
+        show_slices(SLICES, square(2))
+    with pytest.raises(ValueError, match="target must be"):
+        show_slices(SLICES, target=square(2))
+    with pytest.raises(ValueError, match="slice index, got 3 and 1"):
+        show_slices(SLICES, slice_indices=[4])
+    with pytest.raises(ValueError, match="got 0"):
+        show_slices(SLICES[:0])
+
+
+def test_the_curve_is_the_mean_of_a_twentieth_of_the_run():
+    losses = np.random.default_rng(0).uniform(0.1, 1, 100)
+    axis = training_curve(losses.tolist()).axes[0]
+    dots, line = axis.lines
+    np.testing.assert_allclose(dots.get_ydata(), losses)
+    slow = [losses[max(0, i - 4) : i + 1].mean() for i in range(100)]
+    np.testing.assert_allclose(line.get_ydata(), slow)
+    assert axis.get_yscale() == "log"
+
+
+def test_a_run_of_one_iteration_has_a_curve_too():
+    assert training_curve([0.3]).axes[0].lines[1].get_ydata().tolist() == [0.3]

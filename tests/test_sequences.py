@@ -1,0 +1,161 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_dilation, binary_erosion
+
+from limnet import sequences
+from limnet.sequences import (
+    MIN_AREA,
+    LabelledVolume,
+    SequenceOptions,
+    cropped_sequence,
+    sequence_stream,
+    shapes_sequence,
+)
+
+SMALL = SequenceOptions(length=5, size=32)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def labelled(slices=9, **options):
+    """A box, label 1, through all slices, and a smaller one, label 2, in the middle three."""
+    labels = np.zeros((slices, 96, 80), np.uint8)
+    labels[:, 20:60, 30:70] = 1
+    labels[slices // 2 - 1 : slices // 2 + 2, 65:90, 5:25] = 2
+    return LabelledVolume(labels, (1, 2), **options)
+
+
+def first(count, *arguments):
+    return list(islice(sequence_stream(*arguments), count))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_first_slice_of_every_sequence_shows_its_target(share):
+    options = SequenceOptions(length=5, size=32, shapes_share=share)
+    for sequence in first(15, rng(), [labelled()], options):
+        assert sequence.target[0].sum() >= MIN_AREA
+
+
+def test_sequences_are_images_between_0_and_1_with_a_mask():
+    for images, target in first(10, rng(), [labelled()], SMALL):
+        assert images.shape == target.shape == (5, 32, 32)
+        assert images.dtype == torch.float32 and target.dtype == torch.bool
+        assert images.min() >= 0 and images.max() <= 1
+
+
+def test_equal_generators_give_equal_streams_and_others_do_not():
+    def images(seed):
+        return torch.stack([s.images for s in first(6, rng(seed), [labelled()], SMALL)])
+
+    assert torch.equal(images(1), images(1))
+    assert not torch.equal(images(1), images(2))
+
+
+def test_without_volumes_all_sequences_are_random_shapes(monkeypatch):
+    monkeypatch.setattr(sequences, "cropped_sequence", None)
+    first(3, rng(), [], SequenceOptions(length=5, size=32, shapes_share=0.0))
+
+
+def test_a_shape_that_is_not_shown_is_no_target():
+    for seed in range(10):
+        target = shapes_sequence(rng(seed), SMALL).target
+        assert target[0].sum() >= MIN_AREA or not target.any()
+
+
+@pytest.mark.parametrize("still", [0.0, 1.0])
+def test_image_and_labels_are_cropped_alike(monkeypatch, still):
+    monkeypatch.setattr(sequences, "degrade", lambda rng, images: images)
+    volume = labelled()
+    both = [LabelledVolume(volume.labels, (1,), (volume.labels == 1).astype(np.float32))]
+    options = SequenceOptions(5, 24, shapes_share=0.0, synthetic_share=0.0, still_share=still)
+    for sequence in first(20, rng(), both, options):
+        shown, target = sequence.images.numpy() > 0.5, sequence.target.numpy()
+        # they may differ by interpolation, which is along the target's outline
+        for image, mask in zip(shown, target, strict=True):
+            plus = np.ones((3, 3))
+            assert not (image & ~binary_dilation(mask, plus)).any()
+            assert not (binary_erosion(mask, plus, border_value=1) & ~image).any()
+
+
+def test_the_window_is_shown_as_0_to_1(monkeypatch):
+    monkeypatch.setattr(sequences, "degrade", lambda rng, images: images)
+    volume = labelled()
+    hounsfield = np.where(volume.labels == 1, 240, -160).astype(np.int16)
+    both = LabelledVolume(volume.labels, (1,), hounsfield, (-160.0, 240.0))
+    options = SequenceOptions(5, 24, synthetic_share=0.0)
+    for seed in range(10):
+        images = cropped_sequence(rng(seed), both, options).images
+        # the window moves by up to 15 % below, 20 % inwards and 40 % outwards above
+        assert images.min() <= 0.15 / 0.95 and images.max() >= 1 / 1.4 - 1e-6
+
+
+def test_label_maps_alone_get_an_appearance():
+    options = SequenceOptions(5, 32, shapes_share=0.0, synthetic_share=0.0)
+    for sequence in first(3, rng(), [labelled()], options):
+        assert sequence.images.std() > 0
+
+
+def shown_slices(volume, options, seeds=10):
+    """Which slices each sequence shows, when the intensity of slice i is i / 10."""
+    for seed in range(seeds):
+        images = cropped_sequence(rng(seed), volume, options).images
+        yield [image.mean().item() for image in images]
+
+
+def test_still_sequences_repeat_one_slice_and_others_move_on(monkeypatch):
+    monkeypatch.setattr(sequences, "degrade", lambda rng, images: images)
+    labels = np.ones((9, 64, 64), np.uint8)
+    images = np.broadcast_to(np.arange(9, dtype=np.float32)[:, None, None] / 10, labels.shape)
+    volume = LabelledVolume(labels, (1,), images, (-1.0, 2.0))
+    still, moving = (SequenceOptions(5, 16, synthetic_share=0.0, still_share=s) for s in (1.0, 0.0))
+    assert all(np.ptp(shown) < 1e-6 for shown in shown_slices(volume, still))
+    assert all(np.ptp(shown) > 1e-2 for shown in shown_slices(volume, moving))
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 9])
+def test_a_sequence_turns_round_at_the_ends_of_the_volume(slices):
+    for seed in range(20):
+        generator = rng(seed)
+        start = int(generator.integers(slices))
+        indices = sequences._slice_indices(generator, start, slices, 12, still=False)
+        assert indices[0] == start
+        assert indices.min() >= 0 and indices.max() < slices
+        assert np.abs(np.diff(indices)).max() <= 2
+
+
+def test_a_sequence_that_turns_round_comes_back_the_same_way():
+    for seed in range(20):
+        indices = sequences._slice_indices(rng(seed), 0, 4, 7, still=False).tolist()
+        assert indices in ([0, 1, 2, 3, 2, 1, 0], [0, 2, 2, 0, 2, 2, 0])
+
+
+def test_every_target_label_is_as_likely_however_large():
+    labels = [sequences._target_voxel(rng(seed), labelled())[0] for seed in range(100)]
+    assert 30 < labels.count(2) < 70
+
+
+def test_a_target_voxel_has_its_label():
+    volume = labelled()
+    for seed in range(10):
+        label, centre = sequences._target_voxel(rng(seed), volume)
+        assert volume.labels[tuple(centre)] == label
+
+
+def test_a_target_label_that_is_absent_is_passed_over():
+    volume = LabelledVolume(labelled().labels, (7, 2))
+    assert {sequences._target_voxel(rng(seed), volume)[0] for seed in range(10)} == {2}
+
+
+def test_wrong_inputs_are_refused():
+    labels = labelled().labels
+    with pytest.raises(ValueError, match="at least one target label"):
+        LabelledVolume(labels, ())
+    with pytest.raises(ValueError, match="must have one shape"):
+        LabelledVolume(labels, (1,), np.zeros((9, 96, 81)))
+    with pytest.raises(ValueError, match=r"none of the target labels \(7,\)"):
+        first(1, rng(), [LabelledVolume(labels, (7,))], SequenceOptions(5, 32, shapes_share=0.0))

@@ -1,0 +1,370 @@
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from limnet.clicks import Click
+from limnet.networks.checkpoints import LimNet
+from limnet.networks.click_net import ClickLogits, ClickNet
+from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
+from limnet.networks.quality_net import QualityNet
+from limnet.session import Session
+from limnet.volume import Volume
+
+SHAPE = (5, 32, 48)
+
+
+class Disks(ClickNet):
+    """Adds the disks of positive clicks to the previous mask and takes the negative ones away."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, click_maps, previous):
+        positive, negative = click_maps.split(1, dim=1)
+        logits = 10 * (previous + positive - 2 * negative) - 5
+        return ClickLogits(logits, logits)
+
+
+class Brighter(PropagationNet):
+    """Paints every column whose brightness is above `level`, whatever it remembers."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.config = PropagationNetConfig(hidden_dim=1)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.level, self.encoded = 0.5, 0
+
+    def encode_key(self, images):
+        self.encoded += len(images)
+        one = images.new_ones(1, 1, 2, 3)
+        brightness = images[:, :1] * 0.229 + 0.485
+        return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
+
+    def encode_value(self, images, f16, sensory, mask, others, *, update_sensory):
+        return f16, sensory
+
+    def decode(self, f16, f8, f4, readout, sensory, *, update_sensory):
+        return 1000 * (functional.pixel_shuffle(f4, 4) - self.level), sensory
+
+
+class Prefers(QualityNet):
+    """Has made up its mind."""
+
+    def __init__(self, previous_better):
+        nn.Module.__init__(self)
+        self.previous_better = previous_better
+
+    def forward(self, images, previous, current):
+        return torch.full((len(images),), self.previous_better)
+
+
+def fakes(previous_better=0.25):
+    return LimNet("fake", Disks(), Brighter(), Prefers(previous_better), 32, 48)
+
+
+def ramp():
+    """Column c of every slice has the brightness c / 48."""
+    images = np.broadcast_to(np.arange(48, dtype=np.float32) / 48, SHAPE)
+    return Volume.from_array(images, window=(0, 1))
+
+
+def new_session(previous_better=0.25, **options):
+    return Session(ramp(), fakes(previous_better), **options)
+
+
+def painted(session, level):
+    """The next propagation paints the columns from 48 * level on."""
+    session.networks.propagation_net.level = level - 0.5 / 48
+    return session
+
+
+def first_columns(masks):
+    """The first painted column of each slice; 48 for an empty one."""
+    return [int(np.flatnonzero([*mask.any(axis=0), True])[0]) for mask in masks]
+
+
+def test_a_click_updates_the_prompt_mask_of_its_slice_at_once():
+    session = new_session()
+    mask = session.add_click(Click(2, 16, 10))
+    assert mask[16, 10] and not mask[16, 30]
+    assert np.array_equal(session.masks[2], mask)
+    assert not session.masks[[0, 1, 3, 4]].any() and session.rounds == ()
+
+
+def test_further_clicks_add_to_the_mask_and_take_away_from_it():
+    session = new_session()
+    session.add_click(Click(2, 16, 10))
+    mask = session.add_click(Click(2, 16, 30))
+    assert mask[16, 10] and mask[16, 30]
+    mask = session.add_click(Click(2, 16, 10, positive=False))
+    assert not mask[16, 10] and mask[16, 30]
+
+
+def test_a_click_corrects_the_mask_of_the_round_before():
+    session = painted(new_session(), 0.5)
+    session.add_click(Click(2, 16, 10))
+    session.propagate()
+    mask = session.add_click(Click(0, 16, 10))
+    assert mask[16, 10] and mask[16, 30]
+
+
+def test_propagating_reaches_every_slice_and_closes_the_round():
+    session = painted(new_session(), 0.5)
+    clicks = (Click(1, 16, 10), Click(2, 16, 10))
+    prompts = [session.add_click(click) for click in clicks]
+    closed = session.propagate()
+    assert session.rounds == (closed,) and session.clicks == closed.clicks == clicks
+    assert closed.prompt_slice == 2
+    assert np.array_equal(session.masks[[1, 2]], prompts)
+    assert [first_columns(session.masks)[i] for i in (0, 3, 4)] == [24, 24, 24]
+    assert session.masks[0, :, 24:].all()
+    with pytest.raises(RuntimeError, match="at least one click"):
+        session.propagate()
+
+
+def test_each_slice_keeps_the_better_of_two_rounds():
+    session = new_session(previous_better=0.75)
+    session.add_click(Click(2, 16, 10))
+    painted(session, 0.5).propagate()
+    session.add_click(Click(0, 16, 10))
+    closed = painted(session, 0.25).propagate()
+    assert first_columns(closed.propagated)[1:] == [12, first_columns(session.masks)[2], 12, 12]
+    assert [first_columns(session.masks)[i] for i in (1, 3, 4)] == [24, 24, 24]
+    assert closed.kept_previous.tolist() == [False, True, False, True, True]
+    # what the user has decided is not compared
+    assert closed.previous_better.tolist() == [0.5, 0.75, 0.5, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(("threshold", "column"), [(0.7, 24), (0.75, 12), (0.8, 12)])
+def test_the_threshold_is_that_of_equation_4(threshold, column):
+    session = new_session(previous_better=0.75, threshold=threshold)
+    session.add_click(Click(2, 16, 10))
+    painted(session, 0.5).propagate()
+    session.add_click(Click(2, 16, 5))
+    painted(session, 0.25).propagate()
+    assert first_columns(session.masks)[4] == column
+
+
+def test_a_slice_on_which_both_rounds_agree_is_not_counted_as_kept():
+    session = new_session(threshold=0.25)
+    for _ in range(2):
+        session.add_click(Click(2, 16, 10))
+        closed = session.propagate()
+    assert not closed.kept_previous.any()
+
+
+def test_without_fusion_the_masks_are_those_that_were_propagated():
+    session = new_session(previous_better=0.75, fuse=False)
+    for slice_index, level in [(2, 0.5), (0, 0.25), (4, 0.75)]:
+        session.add_click(Click(slice_index, 16, 10))
+        closed = painted(session, level).propagate()
+        assert np.array_equal(closed.masks, closed.propagated)
+        assert np.array_equal(session.masks, closed.propagated)
+        assert not closed.kept_previous.any()
+    assert first_columns(session.masks)[1] == 36
+
+
+@pytest.mark.parametrize("previous_better", [0.0, 1.0])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_clicked_slices_are_never_overwritten(previous_better, fuse):
+    session = new_session(previous_better, fuse=fuse)
+    prompts = {}
+    for slice_index, level in [(2, 0.5), (0, 0.25), (3, 0.75), (0, 0.1)]:
+        click = Click(slice_index, 16, 5 + 10 * len(session.rounds))
+        prompts[slice_index] = session.add_click(click)
+        painted(session, level).propagate()
+        for index, prompt in prompts.items():
+            assert np.array_equal(session.masks[index], prompt)
+
+
+def test_clicked_and_locked_slices_are_given_to_every_later_round(monkeypatch):
+    seen = []
+
+    def records(network, features, slices, prompt_slice, given, options):
+        seen.append((prompt_slice, {index: bool(mask[16, 10]) for index, mask in given.items()}))
+        return iter(())
+
+    monkeypatch.setattr("limnet.session.propagate", records)
+    session = new_session()
+    session.lock(3)  # without a mask: the object is not there
+    for slice_index in (2, 0, 4):
+        session.add_click(Click(slice_index, 16, 10))
+        session.propagate()
+    assert seen == [
+        (2, {2: True, 3: False}),
+        (0, {0: True, 2: True, 3: False}),
+        (4, {0: True, 2: True, 3: False, 4: True}),
+    ]
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_locked_slices_are_never_overwritten(fuse):
+    session = new_session(previous_better=0.0, fuse=fuse)
+    session.lock(4)
+    session.add_click(Click(2, 16, 10))
+    painted(session, 0.5).propagate()
+    session.lock(1)
+    session.add_click(Click(2, 16, 20))
+    painted(session, 0.25).propagate()
+    assert [first_columns(session.masks)[i] for i in (0, 1, 3, 4)] == [12, 24, 12, 48]
+
+
+def test_an_unlocked_slice_changes_again():
+    session = new_session(previous_better=0.0)
+    session.add_click(Click(2, 16, 10))
+    painted(session, 0.5).propagate()
+    session.lock(1)
+    session.unlock(1)
+    session.add_click(Click(2, 16, 20))
+    painted(session, 0.25).propagate()
+    assert first_columns(session.masks)[1] == 12
+    with pytest.raises(ValueError, match="slice 1 must be locked"):
+        session.unlock(1)
+
+
+def random_action(session, rng):
+    """A click, a propagation, a lock or an unlock, whichever is possible."""
+    index = int(rng.integers(5))
+    action = rng.choice(["click", "click", "propagate", "lock"])
+    if action == "propagate" and session.state.clicks:
+        painted(session, rng.uniform(0.1, 0.9)).propagate()
+    elif index in session.state.locked:
+        session.unlock(index)
+    elif action == "lock":
+        session.lock(index)
+    else:
+        click = Click(index, int(rng.integers(32)), int(rng.integers(48)), bool(rng.random() < 0.7))
+        session.add_click(click)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_undoing_any_actions_one_by_one_gives_back_every_earlier_state(seed):
+    rng = np.random.default_rng(seed)
+    session = new_session(previous_better=0.75)
+    before = []
+    for _ in range(20):
+        before.append((session.masks, session.clicks, session.rounds, set(session.state.locked)))
+        random_action(session, rng)
+    assert session.rounds and session.masks.any()
+    for masks, clicks, rounds, locked in reversed(before):
+        session.undo()
+        assert np.array_equal(session.masks, masks)
+        assert (session.clicks, session.rounds) == (clicks, rounds)
+        assert set(session.state.locked) == locked
+    assert not session.masks.any() and session.clicks == ()
+
+
+def test_undo_at_the_start_does_nothing():
+    session = new_session()
+    session.undo()
+    session.add_click(Click(2, 16, 10))
+    session.undo()
+    session.undo()
+    assert not session.masks.any() and session.clicks == ()
+
+
+def test_an_undone_click_leaves_no_trace_in_the_next_prompt():
+    session, other = new_session(), new_session()
+    session.add_click(Click(2, 5, 40))
+    session.undo()
+    assert np.array_equal(
+        session.add_click(Click(2, 16, 10)), other.add_click(Click(2, 16, 10))
+    )
+
+
+def test_masks_given_out_are_copies():
+    session = new_session()
+    session.add_click(Click(2, 16, 10))
+    session.propagate()
+    expected = session.masks
+    session.masks[:] = True
+    assert np.array_equal(session.masks, expected)
+
+
+def test_progress_counts_every_slice_once():
+    session, seen = new_session(), []
+    session.add_click(Click(2, 16, 10))
+    session.propagate(lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+@pytest.mark.parametrize("last", [1, 3, 5])
+def test_a_cancelled_propagation_leaves_the_session_as_it_was(last):
+    def stop(done, total):
+        if done == last:
+            raise KeyboardInterrupt
+
+    session = new_session()
+    session.add_click(Click(2, 16, 10))
+    before, masks = session.state, session.masks
+    with pytest.raises(KeyboardInterrupt):
+        session.propagate(stop)
+    assert session.state is before and np.array_equal(session.masks, masks)
+    undisturbed = new_session()
+    undisturbed.add_click(Click(2, 16, 10))
+    assert np.array_equal(session.propagate().masks, undisturbed.propagate().masks)
+
+
+def test_the_key_encoder_sees_each_slice_once_in_all_rounds_of_two_sessions():
+    first = new_session()
+    second = Session(first.volume, first.networks, features=first.features)
+    for session in (first, second):
+        for slice_index in (2, 0):
+            session.add_click(Click(slice_index, 16, 10))
+            session.propagate()
+    assert first.networks.propagation_net.encoded == 5
+
+
+def test_sessions_that_share_features_share_nothing_else():
+    first = new_session()
+    second = Session(first.volume, first.networks, features=first.features)
+    first.add_click(Click(2, 16, 10))
+    first.propagate()
+    assert not second.masks.any() and second.clicks == ()
+
+
+@pytest.mark.parametrize("position", [(5, 16, 10), (2, 32, 10), (2, 16, 48)])
+def test_a_click_outside_the_volume_is_refused(position):
+    session = new_session()
+    with pytest.raises(ValueError, match=r"inside the volume of \(5, 32, 48\)"):
+        session.add_click(Click(*position))
+    assert session.clicks == ()
+
+
+def test_a_click_on_a_locked_slice_is_refused():
+    session = new_session()
+    session.lock(2)
+    with pytest.raises(ValueError, match="slice 2 is locked; unlock it"):
+        session.add_click(Click(2, 16, 10))
+
+
+@pytest.mark.parametrize("slice_index", [-1, 5])
+def test_a_slice_that_does_not_exist_cannot_be_locked(slice_index):
+    with pytest.raises(ValueError, match="must be one of 0 to 4"):
+        new_session().lock(slice_index)
+
+
+def test_a_round_without_click_is_refused():
+    with pytest.raises(RuntimeError, match="add one before propagating"):
+        new_session().propagate()
+
+
+def test_masks_are_saved_on_the_grid_of_the_file(tmp_path):
+    affine = np.array([[0, 0, -5, 40], [-0.7, 0, 0, 20], [0, 0.7, 0, -30], [0, 0, 0, 1.0]])
+    data = np.random.default_rng(0).random((48, 32, 5), dtype=np.float32)  # sagittal slices
+    nibabel.save(nibabel.Nifti1Image(data, affine), tmp_path / "image.nii.gz")
+    volume = Volume.read(tmp_path / "image.nii.gz")
+    session = Session(volume, fakes())
+    session.add_click(Click(1, 8, 40))
+    session.propagate()
+    session.save(tmp_path / "mask.nii.gz")
+    saved = nibabel.load(tmp_path / "mask.nii.gz")
+    assert saved.shape == data.shape
+    np.testing.assert_allclose(saved.affine, affine, atol=1e-6)
+    assert np.array_equal(volume.read_labels(tmp_path / "mask.nii.gz") == 1, session.masks)
+    voxel = np.linalg.inv(affine) @ [*volume.position_mm(1, 8, 40), 1]
+    assert saved.get_fdata()[tuple(np.rint(voxel[:3]).astype(int))] == 1

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from limnet.networks.normalisation import normalise
+from limnet.networks.propagation_net import KeyFeatures, PropagationNet
+from limnet.slice_features import Frame, SliceFeatures, symmetric_padding
+from limnet.volume import Volume
+
+
+class Counts(PropagationNet):
+    """Counts the slices that it encodes; its features are as large as the slice."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.encoded = 0
+
+    def encode_key(self, images):
+        self.encoded += len(images)
+        one = images.new_ones(1, 1, 1, 1)
+        return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(images, 4))
+
+
+@pytest.fixture
+def volume():
+    images = np.random.default_rng(0).random((5, 32, 48), dtype=np.float32)
+    return Volume.from_array(images, window=(0, 1))
+
+
+def features(volume, **options):
+    return SliceFeatures(volume, Counts(), working_size=32, **options)
+
+
+def test_a_slice_is_encoded_once(volume):
+    shared = features(volume)
+    first = shared[3]
+    assert [shared[index] for index in (1, 3, 1, 3)][1] is first
+    assert shared.network.encoded == 2 and len(shared) == 5
+
+
+def test_the_network_sees_the_normalised_slice(volume):
+    expected = normalise(torch.from_numpy(volume.rgb([2])))
+    torch.testing.assert_close(features(volume)[2].frame, expected)
+
+
+def test_a_slice_is_padded_with_zeros_after_normalisation():
+    volume = Volume.from_array(np.ones((1, 30, 45), np.float32), window=(0, 1))
+    frame = SliceFeatures(volume, Counts(), working_size=30)[0].frame
+    assert frame.shape == (1, 3, 32, 48)
+    assert (frame != 0).sum() == 3 * 30 * 45
+
+
+def test_the_least_recently_used_slice_leaves_when_the_bytes_are_spent(volume):
+    one = features(volume)[0].num_bytes
+    assert one == 2 * 3 * 32 * 48 * 4 + 5 * 4  # slice, features of the same size, five ones
+    shared = features(volume, max_bytes=2 * one)
+    for index in (0, 1, 0, 2):  # 1 has not been used for longest
+        shared[index]
+    assert shared.network.encoded == 3
+    shared[0], shared[2]
+    assert shared.network.encoded == 3
+    shared[1]
+    assert shared.network.encoded == 4
+
+
+def test_the_slice_just_asked_for_stays_however_small_the_budget(volume):
+    shared = features(volume, max_bytes=1)
+    assert shared[0] is shared[0] and shared[1] is shared[1]
+    shared[0]
+    assert shared.network.encoded == 3
+
+
+@pytest.mark.parametrize(
+    ("slice_size", "size", "padding"),
+    [
+        ((512, 512), (192, 192), (0, 0, 0, 0)),
+        ((96, 96), (192, 192), (0, 0, 0, 0)),  # enlarged
+        ((400, 300), (256, 192), (0, 0, 0, 0)),
+        ((300, 410), (192, 262), (5, 5, 0, 0)),
+        ((300, 411), (192, 263), (4, 5, 0, 0)),  # the smaller half first
+        ((1000, 100), (576, 58), (3, 3, 0, 0)),  # no longer than three times 192
+        ((2000, 1), (576, 1), (7, 8, 0, 0)),
+    ],
+)
+def test_the_shorter_side_has_the_working_size(slice_size, size, padding):
+    frame = Frame.fit(slice_size, 192)
+    assert (frame.size, frame.padding) == (size, padding)
+
+
+@pytest.mark.parametrize("side", range(1, 34))
+def test_padding_reaches_the_next_multiple_of_16_the_smaller_half_first(side):
+    left, right, top, bottom = symmetric_padding((side, 48))
+    assert (left, right) == (0, 0)
+    assert (side + top + bottom) % 16 == 0 and top + bottom < 16
+    assert bottom - top in (0, 1)
+
+
+@pytest.mark.parametrize("size", [(30, 45), (32, 48), (17, 40)])
+def test_unpadding_undoes_padding(size, generator):
+    frame = Frame.fit(size, min(size))
+    slices = torch.rand(2, 3, *size, generator=generator)
+    padded = frame.pad(slices)
+    assert padded.shape[2] % 16 == padded.shape[3] % 16 == 0
+    assert torch.equal(frame.unpad(padded), slices)
+
+
+@pytest.mark.parametrize("size", [(60, 90), (20, 31), (32, 48)])  # smaller, larger, as it is
+def test_a_mask_comes_back_within_a_pixel(size):
+    mask = torch.zeros(size)
+    height, width = size
+    mask[height // 4 : height // 2, width // 3 : 3 * width // 4] = 1
+    frame = Frame.fit(size, 32)
+    back = frame.leave(frame.unpad(frame.pad(frame.enter(mask))))
+    grown = functional.max_pool2d(mask[None, None], 3, 1, 1)[0, 0] > 0
+    shrunk = functional.max_pool2d(1 - mask[None, None], 3, 1, 1)[0, 0] == 0
+    assert (back <= grown).all() and (shrunk <= back).all()
+
+
+def test_slices_enter_alone_or_in_batches(generator):
+    slices = torch.rand(2, 3, 60, 90, generator=generator)
+    frame = Frame.fit((60, 90), 32)
+    entered = frame.enter(slices)
+    assert entered.shape == (2, 3, 32, 48)
+    torch.testing.assert_close(entered[1, 2], frame.enter(slices[1, 2]))

@@ -1,0 +1,376 @@
+from itertools import repeat
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from limnet import training
+from limnet.clicks import Click
+from limnet.mask_pairs import MaskPairs
+from limnet.networks.click_net import ClickNet, ClickNetConfig
+from limnet.networks.hrnet import HRNetConfig
+from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
+from limnet.networks.quality_net import QualityNet, QualityNetConfig
+from limnet.sequences import SliceSequence
+from limnet.training import (
+    ClickBatch,
+    ClickTraining,
+    FitOptions,
+    SequenceBatch,
+    click_batch,
+    click_step,
+    error_click,
+    fit,
+    propagation_step,
+    quality_step,
+    sequence_batch,
+)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def bright_boxes(*shape):
+    """Boxes, and images in which they are bright among noise."""
+    generator = rng()
+    masks = np.zeros((*shape, 32, 32), dtype=bool)
+    for mask in masks.reshape(-1, 32, 32):
+        top, left = generator.integers(3, 12, 2)
+        mask[top : top + 14, left : left + 12] = True
+    noise = 0.2 * generator.random(masks.shape)
+    return torch.from_numpy((0.8 * masks + noise).astype(np.float32)), torch.from_numpy(masks)
+
+
+def click_net():
+    torch.manual_seed(0)
+    hrnet = HRNetConfig(
+        width=4,
+        stem_channels=8,
+        bottlenecks=1,
+        bottleneck_planes=4,
+        stage_modules=(1, 1, 1),
+        blocks=1,
+        ocr_width=8,
+    )
+    return ClickNet(ClickNetConfig(hrnet, maps_scale=1.0))
+
+
+def propagation_net():
+    torch.manual_seed(0)
+    return PropagationNet(
+        PropagationNetConfig(
+            "resnet10", "resnet10", width=8, key_dim=8, value_dim=16, hidden_dim=8,
+            decoder_channels=16,
+        )
+    )  # fmt: skip
+
+
+def quality_net():
+    torch.manual_seed(0)
+    return QualityNet(QualityNetConfig("resnet10", width=8))
+
+
+def quality_batch():
+    """In every other pair the previous mask is the true one, else the current one."""
+    images, true = bright_boxes(8)
+    false = true.roll(6, dims=2)
+    previous_better = torch.arange(8) % 2 == 0
+    first = torch.where(previous_better[:, None, None], true, false)
+    second = torch.where(previous_better[:, None, None], false, true)
+    pairs = (mask[:, None].float() for mask in (first, second))
+    return MaskPairs(images[:, None].expand(-1, 3, -1, -1), *pairs, previous_better.float())
+
+
+@pytest.mark.parametrize(
+    ("network", "step", "batch"),
+    [
+        (click_net, click_step, lambda: ClickBatch(*bright_boxes(4))),
+        (propagation_net, propagation_step, lambda: SequenceBatch(*bright_boxes(2, 4))),
+        (quality_net, quality_step, quality_batch),
+    ],
+    ids=["click", "propagation", "quality"],
+)
+def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, tmp_path):
+    batch = batch()
+    options = FitOptions(iterations=30, learning_rate=5e-3, warm_up=1, frozen_share=0.0)
+    losses = fit(network(), step, lambda rng: batch, tmp_path, options)
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_a_step_leaves_its_batch_and_the_mode_of_its_network_alone():
+    batch, network = ClickBatch(*bright_boxes(2)), click_net()
+    before = [tensor.clone() for tensor in batch]
+    for mode in (True, False):
+        network.train(mode)
+        for seed in range(3):
+            click_step(network, batch, rng(seed))
+        assert network.training is mode and network.hrnet.bn1.training is mode
+    assert all(torch.equal(*pair) for pair in zip(batch, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "step", "batch"),
+    [
+        (click_net, click_step, lambda: ClickBatch(*bright_boxes(2))),
+        (propagation_net, propagation_step, lambda: SequenceBatch(*bright_boxes(1, 6))),
+    ],
+)
+def test_a_step_depends_on_its_generator_only(network, step, batch):
+    network, batch = network().eval(), batch()
+    first, same, other = (step(network, batch, rng(seed)).item() for seed in (1, 1, 2))
+    assert first == same != other
+
+
+def test_every_weight_learns_from_clicks():
+    network = click_net()
+    click_step(network, ClickBatch(*bright_boxes(4)), rng()).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_every_weight_learns_from_propagation():
+    network, sequences = propagation_net(), SequenceBatch(*bright_boxes(2, 5))
+    for seed in range(3):  # now the mask, now the value updates sensory memory
+        propagation_step(network, sequences, rng(seed)).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_slice_reads_the_prompt_slice_and_some_of_those_before_it():
+    options = training.PropagationTraining(reference_slices=3)
+    assert [training._references(i, rng(), options) for i in (1, 2, 3)] == [[0], [0, 1], [0, 1, 2]]
+    for seed in range(10):
+        first, *others = training._references(7, rng(seed), options)
+        assert first == 0 and len(others) == 2
+        assert others == sorted(set(others)) and 1 <= others[0] and others[-1] <= 6
+
+
+def test_the_loss_of_a_mask_is_cross_entropy_and_dice_written_out():
+    logits, target = torch.randn(2, 2, 3, 4), torch.rand(2, 1, 3, 4) > 0.5
+    p = logits.softmax(dim=1)[:, 1]
+    t = target[:, 0].float()
+    cross_entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+    dice = 1 - (2 * (p * t).sum((1, 2)) + 1) / (p.sum((1, 2)) + t.sum((1, 2)) + 1)
+    loss = training._mask_loss(logits, target.float())
+    torch.testing.assert_close(loss, cross_entropy + dice.mean())
+
+
+def box(top, bottom, left, right):
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_a_correcting_click_lies_deep_in_the_larger_error():
+    target, mask = box(4, 20, 4, 15), box(4, 20, 10, 20)
+    for seed in range(20):
+        click = error_click(target, mask, rng(seed))  # 6 columns are missing, 5 too many
+        assert click.positive and 5 <= click.row < 19 and 5 <= click.column < 9
+        click = error_click(mask, target, rng(seed))
+        assert not click.positive and 5 <= click.row < 19 and 5 <= click.column < 9
+
+
+def test_equal_errors_are_clicked_negatively():
+    assert not error_click(box(4, 10, 4, 10), box(14, 20, 14, 20), rng()).positive
+
+
+def test_there_is_no_correcting_click_where_nothing_is_wrong():
+    assert error_click(box(4, 20, 4, 15), box(4, 20, 4, 15), rng()) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_first_clicks_are_positive_on_the_target_and_negative_off_it(seed):
+    target = box(8, 20, 10, 24)
+    clicks = training._random_clicks(target, rng(seed), ClickTraining(decay=0.8, max_clicks=4))
+    assert clicks[0].positive
+    for click in clicks:
+        assert target[click.row, click.column] == click.positive
+    for positive in (True, False):
+        assert sum(click.positive is positive for click in clicks) <= 4
+
+
+def test_a_target_that_fills_its_slice_gets_no_negative_clicks():
+    for seed in range(10):
+        clicks = training._random_clicks(np.ones((16, 16), dtype=bool), rng(seed), ClickTraining())
+        assert all(click.positive for click in clicks)
+
+
+def test_samples_start_from_nothing_from_a_defective_mask_or_from_one_to_be_removed():
+    targets = np.stack([box(8, 20, 10, 24)] * 8)
+
+    def start(**shares):
+        return training._first_clicks(targets, rng(), ClickTraining(**shares))
+
+    truth, previous, clicks = start(defective_share=0.0, absent_share=0.0)
+    assert np.array_equal(truth, targets) and not previous.any()
+    assert all(sample[0].positive for sample in clicks)
+    truth, previous, clicks = start(defective_share=1.0, absent_share=0.0)
+    assert np.array_equal(truth, targets) and previous.any(axis=(1, 2)).all()
+    for mask, sample in zip(previous > 0, clicks, strict=True):
+        for click in sample[:1]:
+            changed = mask[click.row, click.column] != targets[0, click.row, click.column]
+            assert changed or np.array_equal(mask, targets[0])
+    truth, previous, clicks = start(defective_share=0.0, absent_share=1.0)
+    assert not truth.any() and np.array_equal(previous, targets)
+    assert not any(sample[0].positive for sample in clicks)
+
+
+def test_correcting_clicks_are_added_where_something_is_wrong():
+    target = torch.from_numpy(box(4, 20, 4, 15))[None, None]
+    previous = torch.cat([target, torch.zeros_like(target)]).float()
+    clicks = [[Click(0, 5, 5)], [Click(0, 6, 6)]]
+    training._add_correcting_clicks(clicks, target.float().expand(2, -1, -1, -1), previous, rng())
+    assert [len(sample) for sample in clicks] == [1, 2]
+    assert clicks[1][1].positive
+
+
+def test_a_click_batch_holds_slices_that_show_their_target():
+    images, target = bright_boxes(6)
+    target[1], target[4] = False, False
+    sequence = SliceSequence(images, target)
+    batch = click_batch(repeat(sequence), 5, per_sequence=2)
+    assert torch.equal(batch.images, images[[0, 3, 0, 3, 0]])
+    assert torch.equal(batch.targets, target[[0, 3, 0, 3, 0]])
+
+
+def test_a_sequence_batch_holds_the_next_sequences():
+    images, target = bright_boxes(3, 4)
+    stream = map(SliceSequence, images, target)
+    batch = sequence_batch(stream, 2)
+    assert torch.equal(batch.images, images[:2]) and torch.equal(batch.targets, target[:2])
+    assert torch.equal(next(stream).images, images[2])
+
+
+def toy():
+    """A network with all that could go astray at a restart: dropout and running statistics."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def toy_step(network, batch, rng):
+    return (network(batch) - batch.sum(dim=1, keepdim=True) + rng.normal()).square().mean()
+
+
+def toy_batch(rng):
+    return torch.from_numpy(rng.random((6, 3), dtype=np.float32))
+
+
+TOY = FitOptions(iterations=20, warm_up=5, checkpoint_seconds=0.0, seed=3)
+
+
+def killed_at(iteration):
+    def progress(done, loss):
+        if done == iteration:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("kills", [[1], [7], [2, 9, 17], [19]])
+def test_a_run_that_was_killed_ends_as_an_uninterrupted_one(kills, tmp_path):
+    expected, network = toy(), toy()
+    losses = fit(expected, toy_step, toy_batch, tmp_path / "whole", TOY)
+    for iteration in kills:
+        with pytest.raises(KeyboardInterrupt):
+            fit(toy(), toy_step, toy_batch, tmp_path / "parts", TOY, killed_at(iteration))
+    assert fit(network, toy_step, toy_batch, tmp_path / "parts", TOY) == losses
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy(), toy_step, toy_batch, tmp_path, TOY, killed_at(7))
+    seen = []
+    fit(toy(), toy_step, toy_batch, tmp_path, TOY, lambda done, loss: seen.append(done))
+    assert seen == list(range(7, 20))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first, second = toy(), toy()
+    losses = fit(first, toy_step, toy_batch, tmp_path, TOY)
+    assert fit(second, toy_step, toy_batch, tmp_path, TOY) == losses
+    for name, tensor in second.state_dict().items():
+        assert torch.equal(tensor, first.state_dict()[name])
+    assert not second.training
+
+
+def test_the_network_is_left_with_the_average_of_its_weights(tmp_path):
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    options = FitOptions(iterations=3, learning_rate=1.0, warm_up=1, weight_decay=0.0)
+    weights = []
+    fit(
+        network,
+        lambda network, batch, rng: -network.weight.sum(),
+        lambda rng: None,
+        tmp_path,
+        options,
+        lambda done, loss: weights.append(network.weight.item()),
+    )
+    average = 0.0
+    for iteration, weight in enumerate(weights):
+        decay = (1 + iteration) / (10 + iteration)
+        average = decay * average + (1 - decay) * weight
+    assert network.weight.item() == pytest.approx(average)
+
+
+def test_batch_norm_keeps_its_statistics_in_the_last_part(tmp_path):
+    network, modes = toy(), []
+    options = FitOptions(iterations=10, frozen_share=0.3)
+    fit(
+        network, toy_step, toy_batch, tmp_path, options,
+        lambda done, loss: modes.append(network.training),
+    )  # fmt: skip
+    assert modes == [True] * 7 + [False] * 3
+
+
+def test_the_learning_rate_warms_up_and_falls_to_one_percent():
+    options = FitOptions(iterations=100, warm_up=10)
+    rates = [training._schedule(iteration, options) for iteration in range(101)]
+    assert rates[0] < 0.11 and rates[9] > 0.95 and rates[100] == pytest.approx(0.01)
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+class Diverges(torch.autograd.Function):
+    """A finite loss with a gradient that is not."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.inf
+
+
+@pytest.mark.parametrize("diverges", [lambda loss: loss * torch.nan, Diverges.apply])
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(diverges, tmp_path):
+    def step(network, batch, rng):
+        loss = toy_step(network, batch, rng)
+        steps.append(loss)
+        return diverges(loss) if len(steps) == 6 else loss
+
+    steps = []
+    with pytest.raises(RuntimeError, match=r"of iteration 5 must be finite.*lower the learning"):
+        fit(toy(), step, toy_batch, tmp_path, TOY)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(state["losses"]) == 5
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    def crash(state, path):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy(), toy_step, toy_batch, tmp_path, TOY, killed_at(7))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(torch, "save", crash)
+        fit(toy(), toy_step, toy_batch, tmp_path, TOY)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    losses = fit(toy(), toy_step, toy_batch, tmp_path, TOY)
+    assert losses == fit(toy(), toy_step, toy_batch, tmp_path / "whole", TOY)
