@@ -5,7 +5,7 @@ is said by a shape too: masks are filled, the truth is an outline, clicks are pl
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from limnet.clicks import Click
 
@@ -108,12 +108,43 @@ def training_curve(losses: Sequence[float], *, title: str = "") -> Figure:
         text = f" {smoothed[-1]:.3g}"
         axis.annotate(text, (ends[-1], smoothed[-1]), color="#0072B2", va="center", fontsize=9)
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.tick_params(which="both", labelsize=8, color=INK, labelcolor=INK)
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.tick_params(labelsize=8, color=INK, labelcolor=INK)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_xlabel("iteration", fontsize=9, color=INK)
     axis.set_title(title or f"loss (line: mean of {window})", fontsize=9, color=INK, loc="left")
+    return figure
+
+
+def round_curves(scores: Mapping[str, Sequence[float]], *, label: str = "DSC") -> Figure:
+    """A score after each round, one small panel a name, all on one scale.
+
+    Args:
+        scores: by name, one entry a round.
+    """
+    figure = _figure(1.5 * len(scores) + 0.6, 2.0)
+    axes = figure.subplots(1, len(scores), squeeze=False, sharey=True)[0]
+    for axis, (name, values) in zip(axes, scores.items(), strict=True):
+        rounds = np.arange(1, len(values) + 1)
+        axis.plot(rounds, values, "-o", color="#0072B2", lw=1.8, ms=3.5)
+        axis.annotate(
+            f"{values[-1]:.2f}",
+            (rounds[-1], values[-1]),
+            (0, -11),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="#0072B2",
+        )
+        axis.set(ylim=(0, 1), xticks=rounds[:: max(1, len(rounds) // 6)])
+        axis.set_title(name, fontsize=8, color=INK)
+        axis.grid(axis="y", color="0.92")
+        axis.tick_params(labelsize=7, color=INK, labelcolor=INK)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(label, fontsize=8, color=INK)
+    figure.supxlabel("round", fontsize=8, color=INK)
     return figure
 
 

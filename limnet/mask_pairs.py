@@ -16,7 +16,7 @@ from limnet.defects import corrupt
 from limnet.fusion import crop_to_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
-from limnet.sequences import SliceSequence
+from limnet.sequences import LabelledVolume, SliceSequence
 from limnet.session import Session
 from limnet.simulated_user import next_click
 from limnet.slice_features import SliceFeatures
@@ -36,8 +36,8 @@ class MaskPairs(NamedTuple):
 
     @classmethod
     def join(cls, parts: Iterable["MaskPairs"]) -> "MaskPairs":
-        """All pairs in one; parts without pairs do not count."""
-        full = [part for part in parts if len(part.images)]
+        """All pairs in one; none where no part has any."""
+        full = [part for part in parts if len(part.images)] or [_no_pairs()]
         return cls(*(torch.cat(tensors) for tensors in zip(*full, strict=True)))
 
     def choose(self, indices: Tensor) -> "MaskPairs":
@@ -90,7 +90,37 @@ def pairs_of_rounds(
         if len(changed):
             images = torch.from_numpy(volume.rgb(changed))
             parts.append(_pairs(images, before[changed], masks[changed], target[changed]))
-    return MaskPairs.join(parts) if any(len(part.images) for part in parts) else _no_pairs()
+    return MaskPairs.join(parts)
+
+
+def pairs_of_volumes(
+    volumes: Iterable[LabelledVolume],
+    networks: LimNet,
+    rng: np.random.Generator,
+    *,
+    targets: int = 2,
+    rounds: int = 6,
+    limit: int = 60,
+) -> MaskPairs:
+    """Pairs of rounds on up to `targets` labels of every volume with images, drawn at random.
+
+    Args:
+        limit: pairs kept of one label; neighbouring slices teach much the same.
+    """
+    parts = []
+    for labelled in volumes:
+        if labelled.images is None:
+            continue
+        volume = Volume.from_array(labelled.images, window=labelled.window)
+        net, size = networks.propagation_net, networks.working_size
+        features = SliceFeatures(volume, net, working_size=size)
+        shown = np.intersect1d(labelled.targets, labelled.labels)
+        for label in rng.permutation(shown)[:targets]:
+            target = labelled.labels == label
+            found = pairs_of_rounds(volume, target, networks, rounds=rounds, features=features)
+            kept = rng.permutation(len(found.images))[:limit]
+            parts.append(found.choose(torch.from_numpy(kept)))
+    return MaskPairs.join(parts)
 
 
 def _pairs(

@@ -1,14 +1,15 @@
+import nibabel
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from limnet.clicks import Click
-from limnet.evaluation import _slices_made_worse, evaluate
+from limnet.datasets import Case
+from limnet.evaluation import ROUND_COLUMNS, _slices_made_worse, evaluate, evaluate_cases
 from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet, lite
 from limnet.networks.click_net import ClickLogits, ClickNet
-from limnet.networks.propagation_net import PropagationNet
 from limnet.networks.quality_net import QualityNet
 from limnet.session import Session
 from limnet.volume import Volume
@@ -19,6 +20,7 @@ class PaintsTheTruth(ClickNet):
 
     def __init__(self):
         nn.Module.__init__(self)
+        self.config = None
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, images, click_maps, previous):
@@ -31,6 +33,7 @@ class Prefers(QualityNet):
 
     def __init__(self, previous_better):
         nn.Module.__init__(self)
+        self.config = None
         self.previous_better = previous_better
 
     def forward(self, images, previous, current):
@@ -39,6 +42,7 @@ class Prefers(QualityNet):
 
 @pytest.fixture
 def networks():
+    torch.manual_seed(0)
     return LimNet("fake", PaintsTheTruth(), lite().propagation_net, Prefers(0.25), 32, 48)
 
 
@@ -85,9 +89,7 @@ def test_every_round_has_its_score_over_the_whole_volume(monkeypatch, networks, 
     assert result.slices_made_worse == (0, 0, 0)
 
 
-def test_when_nothing_is_left_to_correct_the_last_result_is_repeated(
-    monkeypatch, networks, target
-):
+def test_when_nothing_is_left_to_correct_the_last_result_is_repeated(monkeypatch, networks, target):
     propagates(monkeypatch, [target])
     result = evaluate(white_on(target), target, networks, rounds=4)
     assert result.dice == result.surface_dice == (1, 1, 1, 1)
@@ -102,11 +104,10 @@ def test_slices_made_worse_are_counted_against_the_round_before(
     half, wrong = target.copy(), np.zeros_like(target)
     half[3, :, :24] = False  # the larger error, clicked next
     half[5, :, :21] = False
+    half[6, 5, 5] = True  # there is no round before it
     wrong[0, 5, 5] = True  # an empty slice that is no longer empty, and slice 5 is lost
     propagates(monkeypatch, [half, wrong, wrong])
-    keeps = LimNet(
-        "fake", networks.click_net, networks.propagation_net, Prefers(0.75), 32, 48
-    )
+    keeps = LimNet("fake", networks.click_net, networks.propagation_net, Prefers(0.75), 32, 48)
     result = evaluate(white_on(target), target, keeps, rounds=3, fuse=fuse)
     assert [click.slice_index for click in result.clicks] == [1, 3, 5]
     assert result.slices_made_worse == worse
@@ -134,7 +135,8 @@ def test_the_scores_are_those_of_a_session_with_the_same_clicks():
         "small", networks.click_net, networks.propagation_net, networks.quality_net, 32, 48
     )
     result = evaluate(volume, target, networks, rounds=3)
-    assert {len(values) for values in vars(result).values()} == {3}
+    columns = [getattr(result, name) for name in (*ROUND_COLUMNS, "clicks")]
+    assert {len(column) for column in columns} == {3}
     session = Session(volume, networks)
     for click, score, surface_score in zip(
         result.clicks, result.dice, result.surface_dice, strict=True
@@ -143,11 +145,80 @@ def test_the_scores_are_those_of_a_session_with_the_same_clicks():
         session.propagate()
         assert dice(target, session.masks) == score
         assert surface_dice(target, session.masks, volume.spacing_mm) == surface_score
+    assert np.array_equal(result.masks, session.masks)
 
 
 def test_an_empty_target_or_one_of_another_grid_is_refused(networks, target):
     volume = white_on(target)
-    with pytest.raises(ValueError, match="with something in it, got shape .* with 0 voxels"):
+    with pytest.raises(ValueError, match=r"something in it, got shape .* with 0 voxels"):
         evaluate(volume, np.zeros_like(target), networks)
     with pytest.raises(ValueError, match=r"mask of shape \(7, 32, 48\)"):
         evaluate(volume, target[:6], networks)
+
+
+@pytest.fixture
+def case(tmp_path, target):
+    """Target and image of a case on disk; it has a liver and no spleen."""
+    data = target.astype(np.float32).T
+    paths = tmp_path / "image.nii.gz", tmp_path / "label.nii.gz"
+    for path, array in zip(paths, (data, 3 * data), strict=True):
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([-1, -1, 3, 1])), path)
+    return Case("a", *paths, {"spleen": 1, "liver": 3}, "twin", True)
+
+
+def propagations(monkeypatch, target):
+    """Propagation that finds the target, and a list that gets longer at each."""
+    calls = []
+
+    def propagate(network, features, slices, prompt_slice, given, options):
+        calls.append(prompt_slice)
+        for index in set(range(slices)) - {prompt_slice}:
+            yield index, torch.from_numpy(target[index]).float()
+
+    monkeypatch.setattr("limnet.session.propagate", propagate)
+    return calls
+
+
+def test_cases_are_evaluated_organ_by_organ_where_there_is_one(
+    monkeypatch, networks, target, case, tmp_path
+):
+    propagations(monkeypatch, np.zeros_like(target))
+    organs = ["liver", "spleen"]
+    [result] = evaluate_cases([case], organs, networks, tmp_path / "cache", rounds=2)
+    assert (result.case, result.organ) == (case, "liver")
+    expected = evaluate(case.load()[0], target, networks, rounds=2)
+    assert [row["dice"] for row in result.rows()] == list(expected.dice)
+    assert [row["round"] for row in result.rows()] == [1, 2]
+    assert {(row["collection"], row["case"], row["organ"]) for row in result.rows()} == {
+        ("twin", "a", "liver")
+    }
+
+
+def test_what_was_evaluated_before_is_not_computed_again(
+    monkeypatch, networks, target, case, tmp_path
+):
+    def evaluated(**options):
+        [result] = evaluate_cases([case], ["liver"], networks, tmp_path / "cache", **options)
+        return result.evaluation
+
+    calls = propagations(monkeypatch, np.zeros_like(target))
+    first, again = evaluated(rounds=2), evaluated(rounds=2)
+    assert len(calls) == 2
+    for name in (*ROUND_COLUMNS, "clicks"):
+        assert getattr(first, name) == getattr(again, name)
+    assert np.array_equal(first.masks, again.masks)
+    evaluated(rounds=2, fuse=False)
+    assert len(calls) == 4  # another option
+    with torch.no_grad():
+        networks.click_net.weight += 1
+    evaluated(rounds=2)
+    assert len(calls) == 6  # other weights
+
+
+def test_a_damaged_result_is_computed_again(monkeypatch, networks, target, case, tmp_path):
+    calls = propagations(monkeypatch, target)
+    for _ in range(2):
+        list(evaluate_cases([case], ["liver"], networks, tmp_path / "cache", rounds=1))
+        [stored] = (tmp_path / "cache").iterdir()
+        stored.write_bytes(stored.read_bytes()[:100])
+    assert len(calls) == 2

@@ -23,9 +23,10 @@ def rng(seed=0):
 
 
 def labelled(slices=9, **options):
-    """A box, label 1, through all slices, and a smaller one, label 2, in the middle three."""
+    """A leaning box, label 1, through all slices, and a small one, label 2, in the middle three."""
     labels = np.zeros((slices, 96, 80), np.uint8)
-    labels[:, 20:60, 30:70] = 1
+    for index in range(slices):
+        labels[index, 20 + 3 * index : 60 + 3 * index, 30:70] = 1
     labels[slices // 2 - 1 : slices // 2 + 2, 65:90, 5:25] = 2
     return LabelledVolume(labels, (1, 2), **options)
 
@@ -72,7 +73,8 @@ def test_image_and_labels_are_cropped_alike(monkeypatch, still):
     monkeypatch.setattr(sequences, "degrade", lambda rng, images: images)
     volume = labelled()
     both = [LabelledVolume(volume.labels, (1,), (volume.labels == 1).astype(np.float32))]
-    options = SequenceOptions(5, 24, shapes_share=0.0, synthetic_share=0.0, still_share=still)
+    # a pixel of the crop is one pixel of the slice or more
+    options = SequenceOptions(5, 16, shapes_share=0.0, synthetic_share=0.0, still_share=still)
     for sequence in first(20, rng(), both, options):
         shown, target = sequence.images.numpy() > 0.5, sequence.target.numpy()
         # they may differ by interpolation, which is along the target's outline
@@ -82,16 +84,19 @@ def test_image_and_labels_are_cropped_alike(monkeypatch, still):
             assert not (binary_erosion(mask, plus, border_value=1) & ~image).any()
 
 
-def test_the_window_is_shown_as_0_to_1(monkeypatch):
+@pytest.mark.parametrize(
+    # the window's lower end moves by up to 15 % of its width, its upper end by -20 % to 40 %
+    ("hounsfield", "least", "most"),
+    [(-1000, 0, 0), (-160, 0, 0.15 / 0.95), (240, 0.85 / 1.25, 1), (1000, 1, 1)],
+)
+def test_the_window_is_shown_as_0_to_1(monkeypatch, hounsfield, least, most):
     monkeypatch.setattr(sequences, "degrade", lambda rng, images: images)
-    volume = labelled()
-    hounsfield = np.where(volume.labels == 1, 240, -160).astype(np.int16)
-    both = LabelledVolume(volume.labels, (1,), hounsfield, (-160.0, 240.0))
-    options = SequenceOptions(5, 24, synthetic_share=0.0)
+    labels = np.ones((5, 64, 64), np.uint8)
+    images = np.full(labels.shape, hounsfield, np.int16)
+    volume = LabelledVolume(labels, (1,), images, (-160.0, 240.0))
     for seed in range(10):
-        images = cropped_sequence(rng(seed), both, options).images
-        # the window moves by up to 15 % below, 20 % inwards and 40 % outwards above
-        assert images.min() <= 0.15 / 0.95 and images.max() >= 1 / 1.4 - 1e-6
+        shown = cropped_sequence(rng(seed), volume, SequenceOptions(5, 8, synthetic_share=0.0))
+        assert least - 1e-6 <= shown.images.min() and shown.images.max() <= most + 1e-6
 
 
 def test_label_maps_alone_get_an_appearance():

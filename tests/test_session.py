@@ -40,7 +40,7 @@ class Brighter(PropagationNet):
 
     def encode_key(self, images):
         self.encoded += len(images)
-        one = images.new_ones(1, 1, 2, 3)
+        one = images.new_ones(1, 1, *(side // 16 for side in images.shape[2:]))
         brightness = images[:, :1] * 0.229 + 0.485
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
 
@@ -62,8 +62,8 @@ class Prefers(QualityNet):
         return torch.full((len(images),), self.previous_better)
 
 
-def fakes(previous_better=0.25):
-    return LimNet("fake", Disks(), Brighter(), Prefers(previous_better), 32, 48)
+def fakes(previous_better=0.25, working_size=32):
+    return LimNet("fake", Disks(), Brighter(), Prefers(previous_better), working_size, 48)
 
 
 def ramp():
@@ -181,6 +181,17 @@ def test_clicked_slices_are_never_overwritten(previous_better, fuse):
             assert np.array_equal(session.masks[index], prompt)
 
 
+def test_a_prompt_mask_keeps_its_pixels_where_propagation_sees_fewer():
+    session = Session(ramp(), fakes(working_size=10))
+    prompt = session.add_click(Click(2, 16, 10))
+    session.propagate()
+    assert np.array_equal(session.masks[2], prompt)
+    session.add_click(Click(0, 16, 10))
+    session.propagate()
+    assert np.array_equal(session.masks[2], prompt)
+    assert 23 <= first_columns(session.masks)[4] <= 26
+
+
 def test_clicked_and_locked_slices_are_given_to_every_later_round(monkeypatch):
     seen = []
 
@@ -271,9 +282,7 @@ def test_an_undone_click_leaves_no_trace_in_the_next_prompt():
     session, other = new_session(), new_session()
     session.add_click(Click(2, 5, 40))
     session.undo()
-    assert np.array_equal(
-        session.add_click(Click(2, 16, 10)), other.add_click(Click(2, 16, 10))
-    )
+    assert np.array_equal(session.add_click(Click(2, 16, 10)), other.add_click(Click(2, 16, 10)))
 
 
 def test_masks_given_out_are_copies():

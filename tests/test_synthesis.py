@@ -25,7 +25,9 @@ def test_neighbouring_slices_show_more_of_the_same_than_distant_ones():
         return np.mean(labels[apart:] == labels[:-apart])
 
     volumes = [random_shapes(rng(seed), (6, 64, 64))[0] for seed in range(8)]
-    assert np.mean([overlap(v, 1) for v in volumes]) > np.mean([overlap(v, 4) for v in volumes]) + 0.1
+    assert (
+        np.mean([overlap(v, 1) for v in volumes]) > np.mean([overlap(v, 4) for v in volumes]) + 0.1
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

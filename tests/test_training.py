@@ -86,18 +86,20 @@ def quality_batch():
 @pytest.mark.parametrize(
     ("network", "step", "batch"),
     [
-        (click_net, click_step, lambda: ClickBatch(*bright_boxes(4))),
-        (propagation_net, propagation_step, lambda: SequenceBatch(*bright_boxes(2, 4))),
+        (click_net, click_step, lambda: ClickBatch(*bright_boxes(2))),
+        (propagation_net, propagation_step, lambda: SequenceBatch(*bright_boxes(2, 3))),
         (quality_net, quality_step, quality_batch),
     ],
     ids=["click", "propagation", "quality"],
 )
 def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, tmp_path):
+    def same_step(network, batch, _):  # with the same clicks again
+        return step(network, batch, rng())
+
     batch = batch()
-    options = FitOptions(iterations=30, learning_rate=5e-3, warm_up=1, frozen_share=0.0)
-    losses = fit(network(), step, lambda rng: batch, tmp_path, options)
-    assert len(losses) == 30
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    options = FitOptions(iterations=20, learning_rate=1e-2, warm_up=1, frozen_share=0.0)
+    losses = fit(network(), same_step, lambda rng: batch, tmp_path, options)
+    assert len(losses) == 20 and losses[-1] < 0.6 * losses[0]
 
 
 def test_a_step_leaves_its_batch_and_the_mode_of_its_network_alone():
@@ -124,10 +126,13 @@ def test_a_step_depends_on_its_generator_only(network, step, batch):
     assert first == same != other
 
 
-def test_every_weight_learns_from_clicks():
+def test_every_weight_learns_from_clicks_but_those_that_weigh_objects():
     network = click_net()
-    click_step(network, ClickBatch(*bright_boxes(4)), rng()).backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
+    click_step(network, ClickBatch(*bright_boxes(2)), rng()).backward()
+    # there is one object, which has all of the attention whatever they say
+    attention = ("hrnet.head.f_pixel.", "hrnet.head.f_object.")
+    for name, weight in network.named_parameters():
+        assert (weight.grad is None) == name.startswith(attention), name
 
 
 def test_every_weight_learns_from_propagation():
@@ -143,7 +148,7 @@ def test_a_slice_reads_the_prompt_slice_and_some_of_those_before_it():
     for seed in range(10):
         first, *others = training._references(7, rng(seed), options)
         assert first == 0 and len(others) == 2
-        assert others == sorted(set(others)) and 1 <= others[0] and others[-1] <= 6
+        assert others == sorted(set(others)) and min(others) >= 1 and others[-1] <= 6
 
 
 def test_the_loss_of_a_mask_is_cross_entropy_and_dice_written_out():
@@ -163,9 +168,9 @@ def box(top, bottom, left, right):
 
 
 def test_a_correcting_click_lies_deep_in_the_larger_error():
-    target, mask = box(4, 20, 4, 15), box(4, 20, 10, 20)
+    target, mask = box(4, 20, 4, 15), box(4, 20, 10, 19)
     for seed in range(20):
-        click = error_click(target, mask, rng(seed))  # 6 columns are missing, 5 too many
+        click = error_click(target, mask, rng(seed))  # 6 columns are missing, 4 too many
         assert click.positive and 5 <= click.row < 19 and 5 <= click.column < 9
         click = error_click(mask, target, rng(seed))
         assert not click.positive and 5 <= click.row < 19 and 5 <= click.column < 9
