@@ -25,6 +25,8 @@ from limnet.volume import Volume
 
 ROUND_COLUMNS = ("dice", "surface_dice", "seconds", "slices_made_worse")  # of an Evaluation
 
+PROTOCOL = 1  # raised when the evaluation itself changes, so that cached results are made anew
+
 Masks = Bool[np.ndarray, "slices height width"]
 
 
@@ -35,7 +37,7 @@ class Evaluation:
     dice: tuple[float, ...]  # DSC over the whole volume
     surface_dice: tuple[float, ...]  # NSD at 2 mm
     seconds: tuple[float, ...]  # prompt, propagation and fusion
-    clicks: tuple[Click, ...]
+    clicks: tuple[Click | None, ...]  # None where nothing was left to correct
     slices_made_worse: tuple[int, ...]  # slices whose DSC fell against the round before
     masks: Masks  # after the last round
 
@@ -70,9 +72,10 @@ def evaluate(
     session = Session(
         volume, networks, fuse=fuse, threshold=threshold, options=options, features=features
     )
-    masks, results = np.zeros_like(target), []
+    masks, results, clicks = np.zeros_like(target), [], []
     for _ in range(rounds):
         click = next_click(target, masks if results else None, session.clicks)
+        clicks.append(click)
         start = time.perf_counter()
         if click is not None:
             session.add_click(click)
@@ -83,7 +86,7 @@ def evaluate(
         nsd = surface_dice(target, masks, volume.spacing_mm)
         results.append((dice(target, masks), nsd, seconds, worse))
     scores, surface_scores, times, worse = zip(*results, strict=True)
-    return Evaluation(scores, surface_scores, times, session.clicks, worse, masks)
+    return Evaluation(scores, surface_scores, times, tuple(clicks), worse, masks)
 
 
 def _slices_made_worse(target: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
@@ -123,6 +126,7 @@ def evaluate_cases(
     image, target, weights and options.
     """
     options = {"rounds": rounds, "fuse": fuse, "threshold": threshold}
+    organs, weights = tuple(organs), networks.digest
     for case in cases:
         volume, labels = case.load()
         features = SliceFeatures(
@@ -131,7 +135,8 @@ def evaluate_cases(
         for organ in organs:
             target = labels == case.labels[organ]
             if target.any():
-                recipe = f"{volume.digest} {volume.window} {networks.digest} {options}"
+                image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
+                recipe = f"{PROTOCOL} {image} {weights} {options}"
                 path = cache / f"{_digest(recipe.encode(), np.packbits(target))}.npz"
                 result = _read_cache(path)
                 if result is None:
@@ -156,7 +161,7 @@ def _read_cache(path: Path) -> Evaluation | None:
             masks = np.unpackbits(arrays["masks"], count=int(np.prod(shape))).astype(bool)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    clicks = tuple(Click(**click) for click in values.pop("clicks"))
+    clicks = tuple(click and Click(**click) for click in values.pop("clicks"))
     scores = {name: tuple(column) for name, column in values.items()}
     return Evaluation(**scores, clicks=clicks, masks=masks.reshape(shape))
 
@@ -164,7 +169,7 @@ def _read_cache(path: Path) -> Evaluation | None:
 def _write_cache(path: Path, result: Evaluation) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {name: getattr(result, name) for name in ROUND_COLUMNS}
-    values["clicks"] = [asdict(click) for click in result.clicks]
+    values["clicks"] = [click and asdict(click) for click in result.clicks]
     part = path.with_suffix(f".{os.getpid()}.npz")
     np.savez_compressed(
         part,

@@ -4,6 +4,7 @@ The paper collects them from rounds of the model without fusion; defective masks
 error that such rounds happen not to make.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -121,6 +122,29 @@ def pairs_of_volumes(
             kept = rng.permutation(len(found.images))[:limit]
             parts.append(found.choose(torch.from_numpy(kept)))
     return MaskPairs.join(parts)
+
+
+def draw_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int) -> MaskPairs:
+    """A batch with equal shares of all sources that have pairs, mirrored, turned and swapped.
+
+    Raises:
+        ValueError: no source has pairs.
+    """
+    full = [source for source in sources if len(source.images)]
+    if not full:
+        raise ValueError("at least one source must have pairs to draw from, got none")
+    share = math.ceil(size / len(full))
+    picks = [torch.from_numpy(rng.integers(len(source.images), size=share)) for source in full]
+    batch = MaskPairs.join(s.choose(pick) for s, pick in zip(full, picks, strict=True))
+    batch = batch.choose(torch.arange(size))
+    if rng.random() < 0.5:  # or the network would learn that one of them wins as a rule
+        batch = batch.swapped()
+    pictures = batch[:3]
+    if rng.random() < 0.5:
+        pictures = [each.flip(-1) for each in pictures]
+    if rng.random() < 0.5:
+        pictures = [each.transpose(-1, -2) for each in pictures]
+    return MaskPairs(*pictures, batch.previous_better)
 
 
 def _pairs(

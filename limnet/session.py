@@ -66,7 +66,12 @@ class Session:
             fuse: False keeps every mask of the latest round: the paper's "w/o MRF".
             threshold: tau of Eq. 4, which the paper leaves open.
             features: those of another session on the same volume, to be shared.
+
+        Raises:
+            ValueError: the features belong to another volume.
         """
+        if features is not None and features.volume is not volume:
+            raise ValueError("slice features must be those of this very volume; pass none instead")
         self.volume, self.networks = volume, networks
         self.fuse, self.threshold, self.options = fuse, threshold, options
         self.features = features or SliceFeatures(

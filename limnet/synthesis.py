@@ -91,7 +91,7 @@ def random_shapes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tupl
     grid = _warped_grid(rng, shape)
     regions = int(rng.integers(2, MAX_REGIONS + 1))
     cells = int(rng.integers(2, 7))
-    depth = max(2, min(shape[0], cells))
+    depth = 2 + shape[0] // 8  # regions go on from slice to slice
     labels = smooth_noise(rng, shape, (depth, cells, cells), regions).argmax(0).astype(np.uint8)
     for label in range(regions, regions + int(rng.integers(2, MAX_SHAPES + 1))):
         size = shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.28)))

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +25,9 @@ from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import PropagationNet, aggregate
 from limnet.networks.quality_net import QualityNet
+from limnet.results import write_whole
 from limnet.sequences import SliceSequence
+from limnet.simulated_user import error_click, first_clicks
 
 log = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
@@ -133,53 +134,12 @@ def _first_clicks(
             mask[:] = target
             target[:] = False
         click = error_click(target, mask, rng) if mask.any() else None
-        clicks.append([click] if click else _random_clicks(target, rng, options))
+        clicks.append(
+            [click]
+            if click
+            else first_clicks(target, rng, decay=options.decay, most=options.max_clicks)
+        )
     return targets.astype(np.float32), previous.astype(np.float32), clicks
-
-
-def _random_clicks(
-    target: Bool[np.ndarray, "height width"], rng: np.random.Generator, options: ClickTraining
-) -> list[Click]:
-    """One or more clicks inside, none or more outside, most of these near the border."""
-    depth = distance_transform_edt(np.pad(target, 1))[1:-1, 1:-1]
-    reach = distance_transform_edt(~target)
-    near = (reach > 2) & (reach < 2 + 0.15 * math.sqrt(target.sum()) + 3)
-    counts = np.minimum(rng.geometric(1 - options.decay, 2) - 1, options.max_clicks - 1)
-    clicks = []
-    for _ in range(1 + counts[0]):
-        # the user aims at the middle more often than not
-        deep = depth > rng.uniform(0, 1) * depth.max() * 0.999
-        clicks.append(_click_in(deep, rng, positive=True))
-    for _ in range(counts[1]):
-        region = near if near.any() and rng.random() < 0.6 else reach > 2
-        if region.any():
-            clicks.append(_click_in(region, rng, positive=False))
-    return clicks
-
-
-def _click_in(region: np.ndarray, rng: np.random.Generator, *, positive: bool) -> Click:
-    row, column = np.unravel_index(rng.choice(np.flatnonzero(region.ravel())), region.shape)
-    return Click(0, int(row), int(column), positive)
-
-
-def error_click(
-    target: Bool[np.ndarray, "height width"],
-    mask: Bool[np.ndarray, "height width"],
-    rng: np.random.Generator,
-) -> Click | None:
-    """A click deep in the larger error, at random among pixels over half as deep as the deepest.
-
-    None when mask and target agree (RITM, iterative training).
-    """
-    missing, spurious = (
-        distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-        for region in (target & ~mask, mask & ~target)
-    )
-    positive = bool(missing.max() > spurious.max())
-    depth = missing if positive else spurious
-    if depth.max() == 0:
-        return None
-    return _click_in(depth > depth.max() / 2, rng, positive=positive)
 
 
 def _add_correcting_clicks(
@@ -300,6 +260,7 @@ def fit(
 
     Raises:
         RuntimeError: loss or gradient is not finite; the last good checkpoint stays on disk.
+        ValueError: the checkpoint in the folder is of a run with other options.
     """
     options = options or FitOptions()
     folder.mkdir(parents=True, exist_ok=True)
@@ -311,6 +272,7 @@ def fit(
     losses: list[float] = []
     if path.exists():
         state = torch.load(path, weights_only=True, map_location="cpu")
+        _check_options(path, state["options"], options)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average = {name: tensor.to(average[name]) for name, tensor in state["average"].items()}
@@ -341,9 +303,9 @@ def fit(
         losses.append(loss.item())
         progress(iteration, losses[-1])
         if time.monotonic() - saved > options.checkpoint_seconds:
-            _save_checkpoint(path, network, optimizer, average, losses)
+            _save_checkpoint(path, options, network, optimizer, average, losses)
             saved = time.monotonic()
-    _save_checkpoint(path, network, optimizer, average, losses)
+    _save_checkpoint(path, options, network, optimizer, average, losses)
     network.load_state_dict(average)
     network.eval()
     return losses
@@ -365,6 +327,7 @@ def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float
 
 def _save_checkpoint(
     path: Path,
+    options: FitOptions,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
@@ -376,7 +339,20 @@ def _save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "average": average,
         "losses": losses,
+        "options": asdict(options),
     }
     torch.save(state, temporary)
     temporary.replace(path)
-    (path.parent / "log.json").write_text(json.dumps({"losses": losses}))
+    write_whole(path.parent / "log.json", json.dumps({"losses": losses}))
+
+
+def _check_options(path: Path, saved: dict[str, float | int], options: FitOptions) -> None:
+    """A run goes on only as what it was: another schedule or seed is another run."""
+    now = asdict(options)
+    changed = [name for name in now if name != "checkpoint_seconds" and now[name] != saved[name]]
+    if changed:
+        raise ValueError(
+            f"the run in {path} must go on with the options it began with, but differs in "
+            + ", ".join(f"{name} ({saved[name]}, now {now[name]})" for name in changed)
+            + "; choose another folder for a new run"
+        )

@@ -2,10 +2,17 @@ import numpy as np
 import pytest
 import torch
 
+from limnet import mask_pairs
 from limnet.fusion import CROP_SIZE
-from limnet.mask_pairs import MaskPairs, defective_pairs, pairs_of_rounds
+from limnet.mask_pairs import (
+    MaskPairs,
+    defective_pairs,
+    draw_pairs,
+    pairs_of_rounds,
+    pairs_of_volumes,
+)
 from limnet.networks.checkpoints import lite
-from limnet.sequences import SliceSequence
+from limnet.sequences import LabelledVolume, SliceSequence
 from limnet.volume import Volume
 
 
@@ -72,3 +79,74 @@ def test_rounds_of_the_model_give_pairs_from_the_second_on(rounds):
     assert pairs.images.shape[1] == 3
     if rounds == 1:
         assert len(pairs.images) == 0
+
+
+def test_nothing_joined_is_no_pairs():
+    assert len(MaskPairs.join([]).images) == 0
+
+
+def numbered(first, count, size=4):
+    """Pairs whose images say their number and whose masks say which of the two they are."""
+    images = torch.arange(first, first + count).float()[:, None, None, None].expand(-1, 3, size, 4)
+    masks = torch.ones(count, 1, size, 4)
+    return MaskPairs(images, 0 * masks, masks, torch.zeros(count))
+
+
+def numbers(pairs):
+    return pairs.images[:, 0, 0, 0].int().tolist()
+
+
+def test_a_batch_has_equal_shares_of_the_sources_that_have_pairs():
+    sources = [numbered(0, 100), numbered(0, 0), numbered(1000, 2)]
+    batch = draw_pairs(sources, np.random.default_rng(0), 8)
+    assert sum(number >= 1000 for number in numbers(batch)) == 4
+    assert len(numbers(batch)) == 8
+    assert len(numbers(draw_pairs(sources, np.random.default_rng(0), 7))) == 7
+
+
+def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
+    corner = torch.zeros(1, 1, 4, 4)
+    corner[..., 0, 0] = 1
+    pairs = MaskPairs(corner.expand(-1, 3, -1, -1), 0 * corner, corner, torch.zeros(1))
+    seen = set()
+    for seed in range(40):
+        batch = draw_pairs([pairs], np.random.default_rng(seed), 1)
+        better = batch.current if batch.previous_better == 0 else batch.previous
+        assert torch.equal(better[:, 0], batch.images[:, 0])
+        seen.add((batch.previous_better.item(), *better[0, 0].nonzero()[0].tolist()))
+    assert {answer for answer, *_ in seen} == {0, 1}
+    assert {tuple(place) for _, *place in seen} == {(0, 0), (0, 3), (3, 0)}
+
+
+def test_equal_generators_draw_equal_batches():
+    first, second = (draw_pairs([numbered(0, 50)], np.random.default_rng(3), 6) for _ in range(2))
+    assert numbers(first) == numbers(second)
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one source"):
+        draw_pairs([numbered(0, 0)], np.random.default_rng(0), 4)
+
+
+def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypatch):
+    played = []
+
+    def remember(volume, target, networks, *, rounds, features):
+        played.append((volume.images.shape, int(target.sum()), rounds, features))
+        return numbered(0, 10)
+
+    monkeypatch.setattr(mask_pairs, "pairs_of_rounds", remember)
+    labels = np.zeros((2, 8, 8), dtype=np.uint8)
+    labels[0, 0, :3], labels[0, 1, :5] = 1, 2
+    volumes = [
+        LabelledVolume(labels, (1, 2, 7), labels.astype(np.float32)),  # there is no 7
+        LabelledVolume(labels, (1,)),  # no images
+        LabelledVolume(labels, (2,), labels.astype(np.float32)),
+    ]
+    rng = np.random.default_rng(0)
+    pairs = pairs_of_volumes(volumes, lite(), rng, targets=2, rounds=4, limit=6)
+    assert [area for _, area, _, _ in sorted(played[:2], key=lambda row: row[1])] == [3, 5]
+    assert [area for _, area, _, _ in played[2:]] == [5]
+    assert {rounds for _, _, rounds, _ in played} == {4}
+    assert played[0][3] is played[1][3] and played[0][3] is not played[2][3]
+    assert len(pairs.images) == 18

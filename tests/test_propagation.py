@@ -30,7 +30,8 @@ def mask(value=1.0):
 def test_a_pass_agrees_with_xmem_through_two_consolidations():
     network = load_xmem(xmem_weights())
     expected = answers("xmem_seq12")
-    features = [encode_slice(network, normal(f"xmem.seq12.frame{t}", 1, 3, 96, 128)) for t in range(12)]
+    frames = [normal(f"xmem.seq12.frame{t}", 1, 3, 96, 128) for t in range(12)]
+    features = [encode_slice(network, frame) for frame in frames]
     memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=4, num_prototypes=8))
     given = {0: rectangle(30, 60, 40, 80)[0, 0]}
     options = PropagationOptions(memorize_every=2)

@@ -1,5 +1,7 @@
+import json
 from itertools import islice
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from limnet.sequences import (
     MIN_AREA,
     LabelledVolume,
     SequenceOptions,
+    collection_volumes,
     cropped_sequence,
     sequence_stream,
     shapes_sequence,
@@ -164,3 +167,35 @@ def test_wrong_inputs_are_refused():
         LabelledVolume(labels, (1,), np.zeros((9, 96, 81)))
     with pytest.raises(ValueError, match=r"none of the target labels \(7,\)"):
         first(1, rng(), [LabelledVolume(labels, (7,))], SequenceOptions(5, 32, shapes_share=0.0))
+
+
+def write_case(folder, use, names, image=True):
+    """A collection of one case, "pt_5": every label fills one slice of 4 x 4."""
+    labels = np.zeros((4, 4, len(names) + 1), np.uint8)
+    labels[:, :, 1:] = 10 * np.arange(1, len(names) + 1)
+    (folder / "pt_5").mkdir(parents=True)
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folder / "pt_5" / "label.nii.gz")
+    if image:
+        data = labels.astype(np.int16) - 1000
+        nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), folder / "pt_5" / "image.nii.gz")
+    named = {str(10 * (index + 1)): name for index, name in enumerate(names)}
+    about = {"title": folder.name, "labels": named, "use": use}
+    (folder / "collection.json").write_text(json.dumps(about))
+
+
+def test_volumes_of_collections_have_their_labels_numbered_anew(tmp_path):
+    write_case(tmp_path / "aorta_ct", "also weights", ["aorta", "PTV56", "cord"])
+    write_case(tmp_path / "maps", "also weights", ["femur"], image=False)
+    scan, label_map = collection_volumes(tmp_path)
+    # treatment targets are not seen in an image, and no target
+    assert scan.targets == (1, 2) and scan.window == (-160, 240)
+    assert [int(labels.max()) for labels in scan.labels] == [0, 1, 0, 2]
+    assert scan.images[3].max() == 30 - 1000
+    assert label_map.images is None and label_map.targets == (1,)
+
+
+def test_what_is_held_out_or_may_not_be_trained_on_is_left_out(tmp_path):
+    write_case(tmp_path / "abdomen_ct", "also weights", ["liver"])
+    write_case(tmp_path / "headneck_ct", "also weights", ["cord"])
+    write_case(tmp_path / "others_ct", "evaluation only", ["cord"])
+    assert collection_volumes(tmp_path) == []

@@ -187,8 +187,9 @@ def test_a_prompt_mask_keeps_its_pixels_where_propagation_sees_fewer():
     session.propagate()
     assert np.array_equal(session.masks[2], prompt)
     session.add_click(Click(0, 16, 10))
-    session.propagate()
+    closed = session.propagate()
     assert np.array_equal(session.masks[2], prompt)
+    assert np.array_equal(closed.propagated[2], prompt)
     assert 23 <= first_columns(session.masks)[4] <= 26
 
 

@@ -130,18 +130,9 @@ class ResNet(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw every convolution and linear layer anew (He et al., 2015, fan in), biases zero.
-
-    A residual block starts as its shortcut: what its last layer multiplies by is zero, so that
-    features keep their scale through many blocks even while batch norm is frozen.
-    """
+    """Draw every convolution and linear layer anew (He et al., 2015, fan in), biases zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for module in network.modules():
-        if isinstance(module, BasicBlock):
-            nn.init.zeros_(module.bn2.weight)
-        elif isinstance(module, Bottleneck):
-            nn.init.zeros_(module.bn3.weight)
