@@ -29,7 +29,7 @@ class Round:
     """One interaction: its clicks, the propagation they led to, and the fusion."""
 
     clicks: tuple[Click, ...]
-    prompt_slice: int  # from which the masks were propagated
+    prompt_slice: int  # from which the masks were propagated: the last clicked with a mask
     masks: Masks  # after fusion
     propagated: Masks  # before fusion
     previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0.5 if not compared
@@ -127,7 +127,10 @@ class Session:
         state = self.state
         if not state.clicks:
             raise RuntimeError("a round needs at least one click; add one before propagating")
-        given, prompt_slice = self._given(), state.clicks[-1].slice_index
+        given = self._given()
+        clicked = [click.slice_index for click in reversed(self.clicks)]
+        # an empty mask, left by negative clicks, is kept but has nothing to carry
+        prompt_slice = next((index for index in clicked if given[index].any()), clicked[0])
         propagated = self._propagate(given, prompt_slice, progress)
         previous_better = np.full(len(propagated), 0.5, dtype=np.float32)
         masks = propagated

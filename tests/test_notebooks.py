@@ -10,7 +10,7 @@ import yaml
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PAPER_VALUES = sorted((FOLDER / "paper").glob("*.yaml"))
+PAPER_VALUES = sorted(FOLDER.glob("*/*.yaml"))  # the paper's, and those of the lite weights
 PARAMETER = re.compile(r"(?P<name>\w+): (?P<type>bool|int|float|str) = (?P<value>.+?)  # \S.*")
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

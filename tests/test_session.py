@@ -126,6 +126,15 @@ def test_propagating_reaches_every_slice_and_closes_the_round():
         session.propagate()
 
 
+def test_an_empty_prompt_mask_is_kept_but_not_carried():
+    session = painted(new_session(), 1.5)  # no column is that bright
+    session.add_click(Click(2, 16, 10))
+    session.propagate()
+    session.add_click(Click(4, 16, 10, positive=False))
+    closed = session.propagate()
+    assert closed.prompt_slice == 2 and not session.masks[4].any()
+
+
 def test_each_slice_keeps_the_better_of_two_rounds():
     session = new_session(previous_better=0.75)
     session.add_click(Click(2, 16, 10))
