@@ -21,6 +21,10 @@ from limnet.volume import Volume
 Mask = Bool[np.ndarray, "height width"]
 Masks = Bool[np.ndarray, "slices height width"]
 
+# of one click, each with the mask of the one before: the first sees where the object is, the
+# others look closer (RITM predicts twice where it starts from a mask)
+PREDICTIONS = 3
+
 Progress = Callable[[int, int], None]  # slices done, slices in all
 
 
@@ -204,19 +208,15 @@ class Session:
         size = self.networks.zoom_size
         # RITM: crops of at least 200 pixels are enlarged to 400
         zoom = ZoomIn(target_size=size, min_crop_size=size // 2, skip_clicks=-1)
-        net = self.networks.click_net
-        if last is not None:
-            return predict_prompt(
-                net, image, clicks, last.probability, zoom=zoom, region=last.region
-            )
         before = self.masks[index]
-        if before.any():  # an earlier round's mask is there to be corrected
-            probability = torch.from_numpy(before).to(image)
-            return predict_prompt(net, image, clicks, probability, zoom=zoom)
-        whole = predict_prompt(net, image, clicks, zoom=zoom)
-        if not (whole.probability > 0.5).any():
-            return whole
-        return predict_prompt(net, image, clicks, whole.probability, zoom=zoom)
+        if last is not None:
+            previous = last.probability
+        else:  # an earlier round's mask is there to be corrected, or nothing yet
+            previous = torch.from_numpy(before).to(image) if before.any() else None
+        for _ in range(PREDICTIONS):
+            prompt = predict_prompt(self.networks.click_net, image, clicks, previous, zoom=zoom)
+            previous = prompt.probability
+        return prompt
 
     def _propagate(self, given: dict[int, Mask], prompt_slice: int, progress: Progress) -> Masks:
         frame, device = self.features.frame, self.networks.device
