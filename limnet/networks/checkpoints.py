@@ -93,11 +93,11 @@ def lite() -> LimNet:
         value_dim=128,
         hidden_dim=32,
         decoder_channels=64,
-        working_size=192,
+        working_size=256,
     )
     return _bundle(
         "lite",
-        ClickNet(ClickNetConfig(hrnet, maps_scale=1.0, zoom_size=192)),
+        ClickNet(ClickNetConfig(hrnet, maps_scale=1.0, zoom_size=80)),
         PropagationNet(propagation),
         QualityNet(QualityNetConfig("resnet10", width=16)),
     )
