@@ -159,11 +159,11 @@ def _read_cache(path: Path) -> Evaluation | None:
             values = json.loads(str(arrays["values"]))
             shape = tuple(arrays["shape"])
             masks = np.unpackbits(arrays["masks"], count=int(np.prod(shape))).astype(bool)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        clicks = tuple(click and Click(**click) for click in values.pop("clicks"))
+        scores = {name: tuple(column) for name, column in values.items()}
+        return Evaluation(**scores, clicks=clicks, masks=masks.reshape(shape))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
-    clicks = tuple(click and Click(**click) for click in values.pop("clicks"))
-    scores = {name: tuple(column) for name, column in values.items()}
-    return Evaluation(**scores, clicks=clicks, masks=masks.reshape(shape))
 
 
 def _write_cache(path: Path, result: Evaluation) -> None:

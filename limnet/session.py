@@ -118,7 +118,7 @@ class Session:
         prompt = self._predict(clicks, state.prompts.get(index))
         prompts = MappingProxyType({**state.prompts, index: prompt})
         self._push(replace(state, clicks=(*state.clicks, click), prompts=prompts))
-        return self.masks[index]
+        return self._mask(index)
 
     def propagate(self, progress: Progress = lambda done, total: None) -> Round:
         """Close the round: propagate in both directions, then fuse with the round before.
@@ -154,7 +154,7 @@ class Session:
         slices = len(self.volume.images)
         if not 0 <= slice_index < slices:
             raise ValueError(f"a slice to lock must be one of 0 to {slices - 1}, got {slice_index}")
-        locked = {**self.state.locked, slice_index: self.masks[slice_index].copy()}
+        locked = {**self.state.locked, slice_index: self._mask(slice_index)}
         self._push(replace(self.state, locked=MappingProxyType(locked)))
 
     def unlock(self, slice_index: int) -> None:
@@ -193,12 +193,20 @@ class Session:
         if click.slice_index in self.state.locked:
             raise ValueError(f"slice {click.slice_index} is locked; unlock it before clicking")
 
+    def _mask(self, slice_index: int) -> Mask:
+        """One slice of `masks`, without copying the others: a click must answer at once."""
+        state = self.state
+        if slice_index in state.locked:
+            return state.locked[slice_index]
+        if slice_index in state.prompts:
+            return _binary(state.prompts[slice_index])
+        if state.rounds:
+            return state.rounds[-1].masks[slice_index].copy()
+        return np.zeros(self.volume.images.shape[1:3], dtype=bool)
+
     def _given(self) -> dict[int, Mask]:
         """Masks that the user vouches for: of clicked slices and, before them, of locked ones."""
-        prompts = {
-            index: (prompt.probability > 0.5).cpu().numpy()
-            for index, prompt in self.state.prompts.items()
-        }
+        prompts = {index: _binary(prompt) for index, prompt in self.state.prompts.items()}
         return {**prompts, **self.state.locked}
 
     def _predict(self, clicks: list[Click], last: Prompt | None) -> Prompt:
@@ -208,10 +216,10 @@ class Session:
         size = self.networks.zoom_size
         # RITM: crops of at least 200 pixels are enlarged to 400
         zoom = ZoomIn(target_size=size, min_crop_size=size // 2, skip_clicks=-1)
-        before = self.masks[index]
         if last is not None:
             previous = last.probability
         else:  # an earlier round's mask is there to be corrected, or nothing yet
+            before = self._mask(index)
             previous = torch.from_numpy(before).to(image) if before.any() else None
         for _ in range(PREDICTIONS):
             prompt = predict_prompt(self.networks.click_net, image, clicks, previous, zoom=zoom)
@@ -254,3 +262,7 @@ class Session:
     def _images(self, slice_indices: list[int]) -> Tensor:
         """Slices in [0, 1] at the volume's own size (batch, 3, height, width)."""
         return torch.from_numpy(self.volume.rgb(slice_indices)).to(self.networks.device)
+
+
+def _binary(prompt: Prompt) -> Mask:
+    return (prompt.probability > 0.5).cpu().numpy()

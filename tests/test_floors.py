@@ -96,7 +96,7 @@ def test_the_package_stays_thin():
     }
     assert not {name: count for name, count in lines.items() if count > 400}
     # a ratchet: the goal is 3,000; whoever makes the package smaller lowers this number
-    assert sum(lines.values()) <= 5600, lines
+    assert sum(lines.values()) <= 5522, lines
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
+from dataclasses import replace
 from itertools import repeat
 
 import numpy as np
 import pytest
 import torch
+from test_click_net import TINY
 from torch import nn
 
 from limnet import training
 from limnet.clicks import Click
 from limnet.mask_pairs import MaskPairs
-from limnet.networks.click_net import ClickNet, ClickNetConfig
-from limnet.networks.hrnet import HRNetConfig
+from limnet.networks.click_net import ClickNet
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.sequences import SliceSequence
@@ -45,16 +46,7 @@ def bright_boxes(*shape):
 
 def click_net():
     torch.manual_seed(0)
-    hrnet = HRNetConfig(
-        width=4,
-        stem_channels=8,
-        bottlenecks=1,
-        bottleneck_planes=4,
-        stage_modules=(1, 1, 1),
-        blocks=1,
-        ocr_width=8,
-    )
-    return ClickNet(ClickNetConfig(hrnet, maps_scale=1.0))
+    return ClickNet(replace(TINY, maps_scale=1.0))
 
 
 def propagation_net():
