@@ -66,3 +66,12 @@ def disks(
     row, column = centres[:, 0, None, None], centres[:, 1, None, None]
     inside = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
     return inside.any(dim=0).float()
+
+
+def check_inside(click: Click, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if the click is outside a volume of (slices, rows, columns)."""
+    position = (click.slice_index, click.row, click.column)
+    if not all(0 <= at < size for at, size in zip(position, shape, strict=True)):
+        raise ValueError(
+            f"a click must be inside the volume of {shape} (slices, rows, columns), got {position}"
+        )

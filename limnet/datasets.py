@@ -7,13 +7,19 @@ reads both; a `twin.json` beside them says that they are synthetic.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
 
 import nibabel
 import numpy as np
-from jaxtyping import Int
+import yaml
+from jaxtyping import Bool, Float32, Int
+from scipy import ndimage
 
+from limnet.clicks import Click
 from limnet.phantoms import ORGANS, VERSION, abdomen
 from limnet.volume import Volume
 
@@ -22,6 +28,9 @@ BTCV_NUMBERS = (*range(1, 11), *range(21, 41))  # of the 30 training cases
 BTCV_LAYOUTS = (".", "Training", "RawData/Training", "Abdomen/RawData/Training")
 BTCV_FOLDERS = ("btcv", "BTCV", "Abdomen")  # where a data folder may hold it
 MARKER = "twin.json"
+# collection -> "all" or names of the cases that validate and never train
+HELD_OUT = yaml.safe_load(Path(__file__).with_name("held_out.yaml").read_text(encoding="utf-8"))
+NOT_ANATOMY = {"PTV56", "PTV63", "PTV70"}  # treatment targets: nothing in the image shows them
 TWIN_SEEDS = 1_000_000  # the twin's patients are none of those that networks are trained on
 
 
@@ -35,6 +44,17 @@ class Case:
     labels: dict[str, int]  # name -> id; empty where the collection does not name them
     collection: str
     trainable: bool  # whether the licence lets shipped weights be trained on it
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the case validates and so never trains (`held_out.yaml`)."""
+        names = HELD_OUT.get(self.collection, ())
+        return names == "all" or self.name in names
+
+    @property
+    def anatomy(self) -> tuple[str, ...]:
+        """The labels that show something in the image."""
+        return tuple(name for name in self.labels if name not in NOT_ANATOMY)
 
     def load(self) -> tuple[Volume, Int[np.ndarray, "slices height width"]]:
         """The volume and its labels on the same grid.
@@ -216,6 +236,47 @@ def _cases_of(description: Path) -> list[Case]:
             collection = description.parent.name
             cases.append(Case(folder.name, image, label, labels, collection, trainable))
     return cases
+
+
+class ScribbledSlice(NamedTuple):
+    """A slice on which several people scribbled (MedScribble, Wong et al., 2024)."""
+
+    name: str
+    image: Float32[np.ndarray, "1 height width"]  # in [0, 1]
+    target: Bool[np.ndarray, "1 height width"]
+    clicks: tuple[tuple[Click, ...], ...]  # a person: the middle of their largest scribble on
+    # the structure, and of the largest one off it
+
+
+def scribbled_slices(root: str | Path) -> Iterator[ScribbledSlice]:
+    """The slices in a folder of `.npz` files with `img`, `seg` and `scribble_0`, `scribble_1`, ...
+
+    Raises:
+        ValueError: there is no such file, or one lacks an array.
+    """
+    paths = sorted(Path(root).glob("*.npz"))
+    if not paths:
+        raise ValueError(f"{root} must hold npz files with img, seg and scribble_0, got none")
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name].astype(np.float32) for name in file.files}
+            image, target = arrays["img"][None], arrays["seg"][None] > 0.5
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise ValueError(f"{path} must be an npz with img and seg: {error}") from error
+        people = [arrays[name] for name in sorted(arrays) if name.startswith("scribble_")]
+        clicks = tuple(tuple(_clicks_on(scribbles)) for scribbles in people)
+        yield ScribbledSlice(path.stem, image, target, clicks)
+
+
+def _clicks_on(scribbles: Float32[np.ndarray, "2 height width"]) -> Iterator[Click]:
+    for positive, scribble in zip((True, False), scribbles > 0.5, strict=True):
+        strokes, count = ndimage.label(scribble, np.ones((3, 3)))
+        if count:
+            largest = np.argwhere(strokes == 1 + np.argmax(np.bincount(strokes.ravel())[1:]))
+            offset = np.square(largest - largest.mean(axis=0)).sum(axis=1)
+            row, column = largest[offset.argmin()].tolist()
+            yield Click(0, row, column, positive)
 
 
 def example_case(data_root: str | Path | None, twin: str | Path) -> Case:

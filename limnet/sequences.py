@@ -18,16 +18,10 @@ from torch.nn import functional
 
 from limnet.datasets import Case, collection_cases
 from limnet.phantoms import STRUCTURES, abdomen
-from limnet.synthesis import degrade, random_appearance, random_shapes
+from limnet.synthesis import degrade, paint_shape, random_appearance, random_shapes
 from limnet.volume import CT_WINDOWS
 
 MIN_AREA = 16  # pixels of the target on the first slice
-# cases that no training reads, so that there is something to validate on
-HELD_OUT = {
-    "abdomen_ct": (),
-    "headneck_ct": ("pt_5", "pt_6", "pt_7", "pt_9"),
-}  # (): the whole collection
-NOT_ANATOMY = {"PTV56", "PTV63", "PTV70"}  # treatment targets: nothing in the image shows them
 # thick and thin slices in turn, (shape, spacing in mm)
 PHANTOM_GRIDS = (((64, 144, 144), (3.0, 2.7, 2.7)), ((40, 168, 168), (5.0, 2.3, 2.3)))
 PHANTOM_TARGETS = tuple(
@@ -72,6 +66,8 @@ class SequenceOptions:
     size: int = 128  # pixels a side
     shapes_share: float = 0.45  # of the sequences show random shapes
     synthetic_share: float = 0.35  # of the cropped ones get a random appearance
+    fitted_share: float = 0.4  # of the cropped ones are about as large as the target, as zoom-in is
+    painted_share: float = 0.15  # of those with a real image follow a shape painted over it
     still_share: float = 0.12  # of the cropped ones repeat one slice under a drifting affine map
 
 
@@ -110,7 +106,12 @@ def cropped_sequence(
     label, centre = _target_voxel(rng, volume)
     still = rng.random() < options.still_share
     indices = _slice_indices(rng, int(centre[0]), volume.labels.shape[0], options.length, still)
-    grid = _sampling_grid(rng, centre[1:], volume.labels.shape[1:], options, still)
+    fitted = rng.random() < options.fitted_share
+    if fitted:
+        view = _view_of(rng, volume.labels[centre[0]] == label)
+    else:
+        view = _view_around(rng, centre[1:], max(volume.labels.shape[1:]))
+    grid = _sampling_grid(rng, view, volume.labels.shape[1:], options, still)
     labels = _sample(volume.labels[indices].astype(np.float32), grid, "nearest")
     labels = labels.numpy().astype(np.uint8)
     if volume.images is None or rng.random() < options.synthetic_share:
@@ -121,6 +122,9 @@ def cropped_sequence(
         low, high = low + jitter[0] * (high - low), high + jitter[1] * (high - low)
         images = _sample(np.asarray(volume.images[indices], dtype=np.float32), grid, "bilinear")
         images = ((images - low) / max(high - low, 1e-6)).clamp(0, 1).numpy()
+        if not still and rng.random() < options.painted_share:
+            images, inside = paint_shape(rng, images)
+            labels, label = inside.astype(np.uint8), 1
         if rng.random() < 0.5:
             images = degrade(rng, images)
     return SliceSequence(torch.from_numpy(images), torch.from_numpy(labels == label))
@@ -150,24 +154,45 @@ def _slice_indices(
     return np.minimum(indices, period - indices) if slices > 1 else np.zeros(length, dtype=int)
 
 
+class View(NamedTuple):
+    """A square of the slice, in its pixels."""
+
+    row: float  # of the centre
+    column: float
+    field: float  # its side
+
+
+def _view_around(rng: np.random.Generator, centre: Int[np.ndarray, "2"], side: int) -> View:
+    """A view of any size that holds the point somewhere."""
+    field = math.exp(rng.uniform(math.log(max(20.0, 0.25 * side)), math.log(1.15 * side)))
+    row, column = centre + rng.uniform(-0.35, 0.35, 2) * field
+    return View(row, column, field)
+
+
+def _view_of(rng: np.random.Generator, target: Bool[np.ndarray, "height width"]) -> View:
+    """A view with the target in its middle and some room around it."""
+    extents = [np.flatnonzero(target.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+    extent = max(last - first + 1 for first, last in extents)
+    field = max(20.0, extent * math.exp(rng.uniform(math.log(1.15), math.log(2.3))))
+    row, column = (ends.mean() + rng.uniform(-0.12, 0.12) * field for ends in extents)
+    return View(row, column, field)
+
+
 def _sampling_grid(
     rng: np.random.Generator,
-    centre: Int[np.ndarray, "2"],
+    view: View,
     plane: tuple[int, int],
     options: SequenceOptions,
     still: bool,
 ) -> Float32[Tensor, "slices height width 2"]:
     """Where in the source slice, in [-1, 1], each pixel of the crop comes from."""
-    side = max(plane)
-    field = math.exp(rng.uniform(math.log(max(20.0, 0.25 * side)), math.log(1.15 * side)))
-    offset = rng.uniform(-0.35, 0.35, 2) * field
     angle, mirror = rng.normal(0, 0.2), rng.choice([-1.0, 1.0])
     drift = 1.0 if still else 0.15  # patients move a little, copies of one slice a lot
     steps = np.arange(options.length) * drift
     angles = angle + steps * rng.normal(0, 0.04)
-    fields = field * np.exp(steps * rng.normal(0, 0.03))
-    rows = centre[0] + offset[0] + steps * rng.normal(0, 0.02) * field
-    columns = centre[1] + offset[1] + steps * rng.normal(0, 0.02) * field
+    fields = view.field * np.exp(steps * rng.normal(0, 0.03))
+    rows = view.row + steps * rng.normal(0, 0.02) * view.field
+    columns = view.column + steps * rng.normal(0, 0.02) * view.field
     height, width = plane
     cosine, sine = np.cos(angles) * fields, np.sin(angles) * fields
     theta = np.stack(
@@ -206,13 +231,9 @@ def phantom_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
 
 def collection_volumes(data_root: str | Path) -> list[LabelledVolume]:
     """Every case in a data folder whose licence lets weights be shipped, but those held out."""
-    cases = [case for case in collection_cases(data_root) if case.trainable and not _held(case)]
+    cases = collection_cases(data_root)
+    cases = [case for case in cases if case.trainable and not case.held_out]
     return [volume for case in cases if (volume := _labelled_volume(case)) is not None]
-
-
-def _held(case: Case) -> bool:
-    names = HELD_OUT.get(case.collection)
-    return names is not None and (not names or case.name in names)
 
 
 def _labelled_volume(case: Case) -> LabelledVolume | None:
@@ -223,7 +244,9 @@ def _labelled_volume(case: Case) -> LabelledVolume | None:
         volume, labels = case.load()
         images = volume.images if volume.modality != "RGB" else volume.images.mean(axis=-1)
         window = tuple(float(edge) for edge in volume.window)
-    labels[np.isin(labels, [case.labels[name] for name in NOT_ANATOMY & set(case.labels)])] = 0
+    labels[
+        np.isin(labels, [case.labels[name] for name in set(case.labels) - set(case.anatomy)])
+    ] = 0
     found, labels = np.unique(labels, return_inverse=True)
     labels = labels.reshape(labels.shape).astype(np.uint8)
     if len(found) < 2:

@@ -5,17 +5,18 @@ a network that meets every contrast in training needs no particular one at test 
 """
 
 import math
+from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from torch.nn import functional
 
 Labels = UInt8[np.ndarray, "slices height width"]
 Images = Float32[np.ndarray, "slices height width"]
 
 MAX_REGIONS = 6  # background regions of one volume
-MAX_SHAPES = 9  # foreground shapes of one volume
+MAX_SHAPES = 9  # foreground shapes of one volume, each with a core at most
 
 
 def smooth_noise(
@@ -28,8 +29,8 @@ def smooth_noise(
     ].numpy()
 
 
-def _warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> list[np.ndarray]:
-    """Coordinates in pixels of the slice plane, bent by two octaves of smooth noise."""
+def warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """Depth, rows and columns in pixels of the slice plane, bent by two octaves of smooth noise."""
     slices, height, width = shape
     gap = rng.uniform(0.8, 5.0)  # slice spacing in pixels: volumes are anisotropic
     grid = np.meshgrid(
@@ -44,60 +45,127 @@ def _warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> list[
     return [axis + bend for axis, bend in zip(grid, coarse + fine, strict=True)]
 
 
-def _ellipsoid(rng: np.random.Generator, grid: list[np.ndarray], size: float) -> np.ndarray:
-    """Below 1 inside; with some probability hollow, like a vessel wall or a heart muscle."""
-    height, width = grid[0].shape[1:]
-    centre = (rng.normal(0, size), rng.uniform(0, height), rng.uniform(0, width))
+Grid = list[np.ndarray]  # depth, row and column of every voxel, in pixels
+Distance = np.ndarray  # of every voxel to the middle of a shape: below 1 is inside
+
+
+def _ellipsoid(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """One that leans from slice to slice; now and then with a ragged border, as tumours have."""
+    depth, row, column = _around(rng, grid, size)
     radii = size * np.exp(rng.normal(0, 0.35, 3))
-    angle = rng.uniform(0, math.pi)
-    depth, row, column = (axis - at for axis, at in zip(grid, centre, strict=True))
-    along = math.cos(angle) * row + math.sin(angle) * column
-    across = math.cos(angle) * column - math.sin(angle) * row
-    slope = rng.normal(0, 0.4)  # leans from slice to slice
+    along, across = _turned(rng, row, column)
+    slope = rng.normal(0, 0.4)
     distance = (
         (depth / radii[0]) ** 2
         + ((along - slope * depth) / radii[1]) ** 2
         + (across / radii[2]) ** 2
     )
     if rng.random() < 0.2:
-        inner = rng.uniform(0.3, 0.75) ** 2
-        return np.where(distance < inner, np.float32(2), distance)
+        cells = int(rng.integers(8, 24))
+        ragged = smooth_noise(rng, depth.shape, (2 + depth.shape[0] // 3, cells, cells))[0]
+        distance = distance * np.exp(np.float32(rng.uniform(0.2, 0.7)) * ragged)
     return distance
 
 
-def _tube(rng: np.random.Generator, grid: list[np.ndarray], size: float) -> np.ndarray:
-    """Below 1 inside a tube that runs through the slices, or, thinner, within them."""
-    height, width = grid[0].shape[1:]
+def _cluster(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """Several ellipsoids that count as one: lesions, bones, parts of an organ."""
+    parts = (_ellipsoid(rng, grid, 0.6 * size) for _ in range(rng.integers(2, 5)))
+    return reduce(np.minimum, parts)
+
+
+def _tube(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """A tube that runs through the slices, or, thinner, within them."""
     radius = max(size * rng.uniform(0.2, 0.6), 2.0)
-    centre = (rng.normal(0, size), rng.uniform(0, height), rng.uniform(0, width))
-    depth, row, column = (axis - at for axis, at in zip(grid, centre, strict=True))
+    depth, row, column = _around(rng, grid, size)
     if rng.random() < 0.7:
         drift = rng.normal(0, 0.6, 2)
         distance = (row - drift[0] * depth) ** 2 + (column - drift[1] * depth) ** 2
     else:
-        angle = rng.uniform(0, math.pi)
-        across = math.cos(angle) * column - math.sin(angle) * row
-        along = math.cos(angle) * row + math.sin(angle) * column
+        along, across = _turned(rng, row, column)
         bent = across - rng.normal(0, 0.01) * along**2
         distance = bent**2 + depth**2 + np.maximum(np.abs(along) - 4 * size, 0) ** 2
     return distance / radius**2
 
 
+def _tree(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """Branches from one trunk, each thinner than the one it leaves: vessels, airways."""
+    place = np.stack(_around(rng, grid, size))
+    starts, distance = [(np.zeros(3), rng.normal(0, 1, 3), 0.3 * size)], None
+    for _ in range(rng.integers(3, 7)):
+        origin, heading, radius = starts.pop(0)
+        step = (heading / np.linalg.norm(heading) * size * rng.uniform(0.8, 2.0))[:, None, None]
+        step = step[..., None].astype(np.float32)
+        offset = place - origin[:, None, None, None].astype(np.float32)
+        share = np.clip((offset * step).sum(0) / (step**2).sum(), 0, 1)
+        branch = ((offset - share * step) ** 2).sum(0) / np.float32(max(radius, 1.3) ** 2)
+        distance = branch if distance is None else np.minimum(distance, branch)
+        end = origin + step.ravel()
+        starts += [(end, heading + rng.normal(0, 0.8, 3), 0.75 * radius) for _ in range(2)]
+    return distance
+
+
+def _sheet(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """A thin curved layer: walls, cartilage, cortex."""
+    depth, row, column = _around(rng, grid, size)
+    along, across = _turned(rng, row, column)
+    bent = across - rng.normal(0, 0.5) / size * along**2 - rng.normal(0, 0.3) * depth
+    thickness = max(size * rng.uniform(0.06, 0.2), 1.5)
+    return np.maximum((bent / thickness) ** 2, (along**2 + depth**2) / (1.5 * size) ** 2)
+
+
+SHAPES = (_ellipsoid, _cluster, _tube, _tree, _sheet)
+SHAPES_SHARES = (0.5, 0.1, 0.2, 0.1, 0.1)
+
+
+def random_shape(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """A shape of about `size` pixels' radius somewhere in the grid."""
+    return SHAPES[rng.choice(len(SHAPES), p=SHAPES_SHARES)](rng, grid, size)
+
+
+def _around(rng: np.random.Generator, grid: Grid, size: float) -> Grid:
+    """The grid as seen from a random place near the middle slices."""
+    height, width = grid[0].shape[1:]
+    centre = (rng.normal(0, size), rng.uniform(0, height), rng.uniform(0, width))
+    return [axis - np.float32(at) for axis, at in zip(grid, centre, strict=True)]
+
+
+def _turned(
+    rng: np.random.Generator, row: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates along and across a random direction of the slice plane."""
+    angle = rng.uniform(0, math.pi)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return cosine * row + sine * column, cosine * column - sine * row
+
+
 def random_shapes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Labels, int]:
     """Labels of touching background regions with shapes over them, and the first shape's label.
 
-    Shapes appear, deform, split, merge and vanish along the slices.
+    Shapes appear, deform, split, merge and vanish along the slices. Some are hollow, and some of
+    these have a core of their own label, as a heart's wall has its chamber.
     """
-    grid = _warped_grid(rng, shape)
-    regions = int(rng.integers(2, MAX_REGIONS + 1))
-    cells = int(rng.integers(2, 7))
-    depth = 2 + shape[0] // 8  # regions go on from slice to slice
-    labels = smooth_noise(rng, shape, (depth, cells, cells), regions).argmax(0).astype(np.uint8)
-    for label in range(regions, regions + int(rng.integers(2, MAX_SHAPES + 1))):
+    grid = warped_grid(rng, shape)
+    labels, first = random_regions(rng, shape)
+    label = first
+    for _ in range(rng.integers(2, MAX_SHAPES + 1)):
         size = shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.28)))
-        draw = _tube if rng.random() < 0.3 else _ellipsoid
-        labels[draw(rng, grid, size) < 1] = label
-    return labels, regions
+        distance = random_shape(rng, grid, size)
+        core = distance < (rng.uniform(0.3, 0.8) ** 2 if rng.random() < 0.2 else 0)
+        filled = rng.random() < 0.6
+        labels[(distance < 1) & ~core] = label
+        if filled and core.any():
+            label += 1
+            labels[core] = label
+        label += 1
+    return labels, first
+
+
+def random_regions(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Labels, int]:
+    """Labels of touching regions that go on from slice to slice, and how many there are."""
+    regions, cells = int(rng.integers(2, MAX_REGIONS + 1)), int(rng.integers(2, 7))
+    depth = 2 + shape[0] // 8
+    noise = smooth_noise(rng, shape, (depth, cells, cells), regions)
+    return noise.argmax(0).astype(np.uint8), regions
 
 
 def _means(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -117,14 +185,41 @@ def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def random_appearance(rng: np.random.Generator, labels: Labels) -> Images:
-    """An image in [0, 1] in which every label has its own mean, texture and noise."""
-    count = int(labels.max()) + 1
+    """An image in [0, 1] in which every label has its own mean, texture and noise.
+
+    Half the time what is not labelled (0) falls into regions of its own.
+    """
     shape = labels.shape
+    if (labels == 0).any() and rng.random() < 0.5:
+        labels = np.where(labels == 0, labels.max() + 1 + random_regions(rng, shape)[0], labels)
+    count = int(labels.max()) + 1
     images = _means(rng, count).astype(np.float32)[labels]
     texture = rng.uniform(0, 0.10, count) * (rng.random(count) < 0.6)
     cells = (max(2, shape[0] // 2), int(shape[1] / rng.uniform(4, 12)), shape[2] // 8)
     images += smooth_noise(rng, shape, cells)[0] * texture.astype(np.float32)[labels]
     return degrade(rng, images)
+
+
+def paint_shape(
+    rng: np.random.Generator, images: Images
+) -> tuple[Images, Bool[np.ndarray, "slices height width"]]:
+    """Images in [0, 1] with a shape over them that they do not show, and where it is.
+
+    A lesion in real tissue: some of what is below shines through, and the border is soft.
+    """
+    size = images.shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.2)))
+    inside = random_shape(rng, warped_grid(rng, images.shape), size) < 1
+    if not inside.any():
+        return images, inside
+    share = _blur(inside.astype(np.float32), rng.uniform(0.4, 1.2))
+    below = images[inside]
+    contrast = max(rng.uniform(0.08, 0.5), 0.7 * float(below.std()))
+    mean = float(below.mean())
+    sign = 1 if rng.random() < 1 - mean else -1
+    texture = smooth_noise(rng, images.shape, (2, 16, 16))[0] * np.float32(rng.uniform(0, 0.06))
+    through = np.float32(rng.uniform(0, 0.7))
+    painted = mean + sign * contrast + through * (images - mean) + texture
+    return np.clip(images + share * (painted - images), 0, 1).astype(np.float32), inside
 
 
 def degrade(rng: np.random.Generator, images: Images) -> Images:

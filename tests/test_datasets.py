@@ -1,16 +1,20 @@
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+from limnet.clicks import Click
 from limnet.datasets import (
     BTCV_LABELS,
     TWIN_SEEDS,
+    Case,
     btcv_cases,
     collection_cases,
     find_btcv,
     is_twin,
+    scribbled_slices,
     write_btcv_twin,
 )
 from limnet.phantoms import abdomen
@@ -149,3 +153,38 @@ def test_a_single_collection_is_read_too_and_an_empty_or_broken_one_is_an_error(
     (tmp_path / "collection.json").write_text("{")
     with pytest.raises(ValueError, match=r"collection\.json must be a JSON object"):
         collection_cases(tmp_path)
+
+
+def test_what_is_held_out_stands_in_a_file():
+    def case(name, collection):
+        return Case(name, None, Path("label.nii.gz"), {"cord": 1, "PTV56": 2}, collection, True)
+
+    assert case("a", "abdomen_ct").held_out and case("pt_5", "headneck_ct").held_out
+    assert not case("pt_8", "headneck_ct").held_out and not case("a", "mine").held_out
+    assert case("a", "mine").anatomy == ("cord",)
+
+
+def test_a_person_clicks_in_the_middle_of_their_largest_scribbles(tmp_path):
+    scribbles = np.zeros((2, 16, 16), np.float16)
+    scribbles[0, 4, 2:9] = 1  # on the structure
+    scribbles[0, 12, 3] = 1
+    scribbles[1, 1:4, 14] = 0.7  # off it
+    nothing = np.zeros_like(scribbles)
+    soft = np.full((16, 16), 0.4, np.float16)
+    soft[3:6] = 0.6
+    arrays = {"img": soft, "seg": soft, "scribble_0": scribbles, "scribble_1": nothing}
+    np.savez(tmp_path / "one.npz", **arrays)
+    [slice_] = scribbled_slices(tmp_path)
+    assert slice_.clicks == ((Click(0, 4, 5, True), Click(0, 2, 14, False)), ())
+    assert slice_.image.shape == (1, 16, 16) and slice_.target.sum() == 3 * 16
+
+
+def test_scribbles_that_are_not_there_or_broken_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="must hold npz files"):
+        next(scribbled_slices(tmp_path))
+    (tmp_path / "one.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"one\.npz must be an npz"):
+        next(scribbled_slices(tmp_path))
+    np.savez(tmp_path / "one.npz", img=np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="seg"):
+        next(scribbled_slices(tmp_path))

@@ -102,6 +102,29 @@ def test_the_window_is_shown_as_0_to_1(monkeypatch, hounsfield, least, most):
         assert least - 1e-6 <= shown.images.min() and shown.images.max() <= most + 1e-6
 
 
+def test_a_fitted_crop_shows_the_whole_target_in_its_middle():
+    labels = np.zeros((3, 96, 128), np.uint8)
+    labels[:, 40:60, 90:120] = 1
+    options = SequenceOptions(2, 64, fitted_share=1.0, synthetic_share=0.0, still_share=1.0)
+    for seed in range(10):
+        target = cropped_sequence(rng(seed), LabelledVolume(labels, (1,)), options).target[0]
+        rows, columns = target.any(dim=1).nonzero()[:, 0], target.any(dim=0).nonzero()[:, 0]
+        side = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+        assert 64 / 2.8 < side < 64 and abs((columns[0] + columns[-1]) / 2 - 32) < 14
+
+
+def test_some_sequences_follow_a_shape_that_was_painted_over_the_image():
+    volume = labelled()
+    volume = LabelledVolume(volume.labels, (1,), np.zeros(volume.labels.shape, np.float32))
+    shown = []
+    for share in (0.0, 1.0):
+        options = SequenceOptions(2, 64, painted_share=share, synthetic_share=0.0, still_share=0.0)
+        sequences = [cropped_sequence(rng(seed), volume, options) for seed in range(10)]
+        pairs = [(s.images[s.target], s.images[~s.target]) for s in sequences if s.target.any()]
+        shown.append(np.mean([abs((a.mean() - b.mean()).item()) for a, b in pairs]))
+    assert shown[0] < 0.05 < shown[1]
+
+
 def test_label_maps_alone_get_an_appearance():
     options = SequenceOptions(5, 32, shapes_share=0.0, synthetic_share=0.0)
     for sequence in first(3, rng(), [labelled()], options):

@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from limnet import synthesis
-from limnet.synthesis import degrade, random_appearance, random_shapes, smooth_noise
+from limnet.synthesis import (
+    SHAPES,
+    degrade,
+    paint_shape,
+    random_appearance,
+    random_regions,
+    random_shapes,
+    smooth_noise,
+    warped_grid,
+)
 
 SHAPE = (4, 48, 64)
 
@@ -16,8 +26,61 @@ def test_shapes_are_labels_over_regions(seed):
     labels, first = random_shapes(rng(seed), SHAPE)
     assert labels.shape == SHAPE and labels.dtype == np.uint8
     assert 2 <= first <= synthesis.MAX_REGIONS
-    assert labels.max() < first + synthesis.MAX_SHAPES + 1
+    assert labels.max() < first + 2 * synthesis.MAX_SHAPES
     assert (labels < first).any()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__.strip("_"))
+def test_every_kind_of_shape_fills_a_part_of_the_grid_and_goes_on_to_the_next_slice(shape):
+    shares, together = [], []
+    for seed in range(12):
+        generator = rng(seed)
+        inside = shape(generator, warped_grid(generator, (6, 64, 64)), 12.0) < 1
+        shares.append(inside.mean())
+        both = inside[1:] & inside[:-1]
+        together.append(both.sum() / max((inside[1:] | inside[:-1]).sum(), 1))
+    assert 0.001 < np.mean(shares) < 0.4 and np.max(together) > 0.3
+
+
+def test_some_hollow_shapes_have_a_core_of_their_own():
+    def rings(labels, first):
+        """Shapes whose holes are filled by one other shape alone."""
+        for label in range(first, labels.max() + 1):
+            filled = ndimage.binary_fill_holes((labels == label).any(axis=0))
+            yield np.unique(labels[:, filled & ~(labels == label).any(axis=0)])
+
+    found = [
+        core
+        for seed in range(40)
+        for core in rings(*random_shapes(rng(seed), (1, 64, 64)))
+        if len(core) == 1
+    ]
+    assert len(found) >= 3
+
+
+def test_regions_touch_and_cover_all():
+    labels, count = random_regions(rng(), SHAPE)
+    assert set(np.unique(labels)) <= set(range(count)) and count <= synthesis.MAX_REGIONS
+
+
+def test_a_painted_shape_is_what_changed_most():
+    found = 0
+    for seed in range(10):
+        images = 0.5 + 0.05 * smooth_noise(rng(seed), SHAPE, (2, 12, 16))[0]
+        painted, inside = paint_shape(rng(seed), images)
+        assert painted.shape == SHAPE and painted.dtype == np.float32
+        assert painted.min() >= 0 and painted.max() <= 1
+        if inside.any():
+            change = np.abs(painted - images)
+            found += change[inside].mean() > 5 * change[~inside].mean() > 0
+    assert found >= 6
+
+
+def test_what_has_no_label_is_not_always_of_one_kind():
+    labels = np.zeros((2, 64, 64), np.uint8)
+    labels[:, 20:40, 20:40] = 1
+    spreads = [random_appearance(rng(seed), labels)[labels == 0].std() for seed in range(20)]
+    assert min(spreads) < 0.06 and max(spreads) > 0.15
 
 
 def test_neighbouring_slices_show_more_of_the_same_than_distant_ones():
@@ -50,6 +113,8 @@ def test_equal_generators_give_equal_volumes_and_others_do_not():
 
 
 def test_without_texture_and_degradation_the_pixels_of_a_label_are_one_mean(monkeypatch):
+    no_regions = np.zeros(SHAPE, np.uint8), 1
+    monkeypatch.setattr(synthesis, "random_regions", lambda rng, shape: no_regions)
     monkeypatch.setattr(synthesis, "smooth_noise", lambda *args: np.zeros((1, *SHAPE), np.float32))
     monkeypatch.setattr(synthesis, "degrade", lambda rng, images: images)
     labels = np.zeros(SHAPE, np.uint8)
