@@ -5,6 +5,7 @@ import parity
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_click_net import TINY as TINY_CLICK_NET
 
 from limnet.networks import checkpoints
 from limnet.networks.checkpoints import (
@@ -110,6 +111,15 @@ def test_a_missing_file_is_named(tmp_path):
         load_network(tmp_path / "absent.safetensors")
 
 
+def test_a_click_net_from_before_the_detail_head_is_one_without_it(tmp_path):
+    path, network = tmp_path / "click.safetensors", ClickNet(TINY_CLICK_NET)
+    save_network(network, path)
+    config = json.loads(read_metadata(path)["config"])
+    assert config.pop("detail_channels") == 0
+    rewrite(path, config=json.dumps(config))
+    assert load_network(path).config == network.config
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"kind of network \(click, propagation, quality\)"):
@@ -124,6 +134,8 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         ("null", "QualityNetConfig needs backbone, width, got None"),
         ({"backbone": "resnet10"}, "needs backbone, width"),
         ({"backbone": "resnet10", "width": 2, "hidden": 1}, "needs backbone, width"),
+        ({"backbone": "resnet10", "width": 2, "detail_channels": 0}, "needs backbone, width"),
+        ({"backbone": "resnet10", "width": 0}, "width must be"),
         ({"backbone": "vgg", "width": 2}, "backbone must be one of"),
         ({"backbone": 18, "width": 2}, "backbone must be"),
         ({"backbone": "resnet10", "width": 2.5}, "width must be"),

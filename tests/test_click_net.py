@@ -58,7 +58,7 @@ def test_what_lies_between_is_that_of_ritm(ritm, official):
     torch.testing.assert_close(seen[..., ::4, ::4], official["b_normalized_sub"])
     maps = ritm.maps_transform(torch.cat([previous, click_maps], dim=1)) * ritm.maps_scale.abs()
     torch.testing.assert_close(maps[:, ::8], official["b_maps_transform"], rtol=0, atol=5e-4)
-    quarter = ritm.hrnet(seen, maps)
+    quarter = ritm.hrnet(seen, maps).head
     torch.testing.assert_close(quarter.mask, official["b_out_q"], rtol=0, atol=5e-4)
     torch.testing.assert_close(quarter.auxiliary, official["b_aux_q"], rtol=0, atol=5e-4)
 

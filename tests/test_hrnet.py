@@ -30,7 +30,7 @@ def test_features_of_all_branches_are_those_of_ritm():
 
 def test_logits_come_out_at_a_quarter_of_the_size():
     net = HRNet(TINY).eval()
-    logits = net(torch.rand(2, 3, 50, 70), torch.zeros(2, 8, 25, 35))
+    logits = net(torch.rand(2, 3, 50, 70), torch.zeros(2, 8, 25, 35)).head
     assert logits.mask.shape == logits.auxiliary.shape == (2, 1, 13, 18)
 
 

@@ -56,3 +56,16 @@ def test_logits_are_trainable(generator):
     net = QualityNet(TINY).train()
     net.logits(*inputs(generator)).sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@torch.inference_mode()
+def test_a_temperature_divides_the_logits_for_good():
+    torch.manual_seed(0)
+    network = QualityNet(QualityNetConfig("resnet10", width=4)).eval()
+    network.classify.bias.fill_(0.5)
+    inputs = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
+    before = network.logits(*inputs)
+    network.divide_logits(2.5)
+    torch.testing.assert_close(network.logits(*inputs), before / 2.5)
+    with pytest.raises(ValueError, match=r"must be positive, got 0\.0"):
+        network.divide_logits(0.0)

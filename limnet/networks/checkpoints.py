@@ -33,6 +33,8 @@ KINDS = {
 }
 LITE_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHTS_VARIABLE = "LIMNET_WEIGHTS"  # environment: the folder of the paper-size files
+# fields that may be missing, or 0 for what is not there
+OPTIONAL = {"detail_channels", "close_up_size", "memorize_every"}
 LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not trusted
 
 
@@ -94,10 +96,12 @@ def lite() -> LimNet:
         hidden_dim=32,
         decoder_channels=64,
         working_size=256,
+        close_up_size=192,
+        memorize_every=2,
     )
     return _bundle(
         "lite",
-        ClickNet(ClickNetConfig(hrnet, maps_scale=1.0, zoom_size=80)),
+        ClickNet(ClickNetConfig(hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160)),
         PropagationNet(propagation),
         QualityNet(QualityNetConfig("resnet10", width=16)),
     )
@@ -276,11 +280,12 @@ def _fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origi
 
 
 def _read_config(config_class: type, values: Any) -> Any:
-    """A configuration from JSON, every field of the right kind."""
+    """A configuration from JSON, every field of the right kind; older files lack OPTIONAL ones."""
     kinds = {field.name: field.type for field in fields(config_class)}
-    if not isinstance(values, dict) or values.keys() != kinds.keys():
+    needed = kinds.keys() - OPTIONAL
+    if not isinstance(values, dict) or not needed <= values.keys() <= kinds.keys():
         raise ValueError(f"{config_class.__name__} needs {', '.join(kinds)}, got {values!r:.200}")
-    return config_class(**{name: _read_value(kinds[name], values[name], name) for name in kinds})
+    return config_class(**{name: _read_value(kinds[name], values[name], name) for name in values})
 
 
 def _read_value(kind: Any, value: Any, name: str) -> Any:
@@ -288,7 +293,8 @@ def _read_value(kind: Any, value: Any, name: str) -> Any:
         return _read_config(kind, value)
     if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(get_args(kind)):
         return tuple(_read_value(*pair, name) for pair in zip(get_args(kind), value, strict=True))
-    if kind is int and type(value) is int and 1 <= value <= LARGEST_NUMBER:
+    least = 0 if name in OPTIONAL else 1
+    if kind is int and type(value) is int and least <= value <= LARGEST_NUMBER:
         return value
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limnet.networks.detail_head import DetailHead
 from limnet.networks.hrnet import HRNet, HRNetConfig, resize
 from limnet.networks.normalisation import normalise
 from limnet.networks.residual import convolution, initialise
@@ -23,6 +24,7 @@ class ClickNetConfig:
     hrnet: HRNetConfig = field(default_factory=HRNetConfig)
     maps_channels: int = 16  # of the first convolution of the click maps
     maps_scale: float = 0.05  # first value of the learnt weight of clicks beside image features
+    detail_channels: int = 0  # of a head on finer grids than stride 4; RITM has none
     zoom_size: int = 400  # pixels of the longer side of the crops it is trained for
 
 
@@ -47,6 +49,10 @@ class ClickNet(nn.Module):
             convolution(inner, stem, 3, stride=2, bias=True),
         )
         self.maps_scale = nn.Parameter(torch.tensor([self.config.maps_scale]))
+        self.detail = None
+        if self.config.detail_channels:
+            context = 2 * self.config.hrnet.ocr_width
+            self.detail = DetailHead(context, stem, self.config.detail_channels)
         initialise(self)
 
     def forward(
@@ -62,7 +68,10 @@ class ClickNet(nn.Module):
             click_maps: disks of the positive and of the negative clicks.
             previous: probability of the previous mask, zeros before the first click.
         """
-        maps = self.maps_transform(torch.cat([previous, click_maps], dim=1))
-        logits = self.hrnet(normalise(images), maps * self.maps_scale.abs())
-        size = images.shape[-2:]
-        return ClickLogits(*(resize(logit, size) for logit in logits))
+        maps = torch.cat([previous, click_maps], dim=1)
+        images, size = normalise(images), images.shape[-2:]
+        head, stem = self.hrnet(images, self.maps_transform(maps) * self.maps_scale.abs())
+        mask, auxiliary = (resize(logits, size) for logits in (head.mask, head.auxiliary))
+        if self.detail is not None:
+            mask = mask + self.detail(head.context, stem, torch.cat([images, maps], dim=1))
+        return ClickLogits(mask, auxiliary)

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limnet.networks.residual import BasicBlock, Bottleneck, block_chain, convolution
+from limnet.networks.residual import (
+    BasicBlock,
+    Bottleneck,
+    activated_convolution,
+    block_chain,
+    convolution,
+)
 
 Features = Float[Tensor, "batch channels height width"]
 Branches = list[Float[Tensor, "batch _ _ _"]]  # from fine to coarse
@@ -34,11 +40,19 @@ class HRNetConfig:
     dropout: float = 0.05  # probability that the head drops a channel in training
 
 
-class QuarterLogits(NamedTuple):
-    """Logits on the stride-4 grid."""
+class HeadOutput(NamedTuple):
+    """What the head finds, on the stride-4 grid."""
 
-    mask: Float[Tensor, "batch 1 height width"]
-    auxiliary: Float[Tensor, "batch 1 height width"]  # before the object's context is known
+    mask: Float[Tensor, "batch 1 height width"]  # logits
+    auxiliary: Float[Tensor, "batch 1 height width"]  # logits before the object's context is known
+    context: Float[Tensor, "batch channels height width"]  # the features that are classified
+
+
+class HRNetOutput(NamedTuple):
+    """What the head finds, and the features that went in at stride 2."""
+
+    head: HeadOutput
+    stem: Float[Tensor, "batch stem half_height half_width"]
 
 
 class HRNet(nn.Module):
@@ -69,15 +83,15 @@ class HRNet(nn.Module):
         self,
         images: Float[Tensor, "batch 3 height width"],
         additions: Float[Tensor, "batch stem half_height half_width"],
-    ) -> QuarterLogits:
-        """The object's logits.
+    ) -> HRNetOutput:
+        """The object's logits and the features around them.
 
         Args:
             images: normalised as for ImageNet; any size.
             additions: features added after the first convolution (stride 2): the clicks.
         """
-        features = F.relu(self.bn1(self.conv1(images)), inplace=True) + additions
-        features = F.relu(self.bn2(self.conv2(features)), inplace=True)
+        stem = F.relu(self.bn1(self.conv1(images)), inplace=True) + additions
+        features = F.relu(self.bn2(self.conv2(stem)), inplace=True)
         branches = [self.layer1(features)]
         for transition, stage in zip(self.transitions, self.stages, strict=True):
             # the new, coarsest branch starts from the coarsest one so far
@@ -87,7 +101,8 @@ class HRNet(nn.Module):
             ]
             branches = stage(branches)
         grid = branches[0].shape[-2:]
-        return self.head(torch.cat([resize(branch, grid) for branch in branches], dim=1))
+        features = torch.cat([resize(branch, grid) for branch in branches], dim=1)
+        return HRNetOutput(self.head(features), stem)
 
 
 class Exchange(nn.Module):
@@ -145,7 +160,7 @@ class OCRHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classify = convolution(channels, 1, 1, bias=True)
 
-    def forward(self, features: Features) -> QuarterLogits:
+    def forward(self, features: Features) -> HeadOutput:
         auxiliary = self.auxiliary(features)
         features = self.features(features)
         attention = auxiliary.flatten(2).softmax(dim=2)  # of each position, in the object
@@ -158,7 +173,7 @@ class OCRHead(nn.Module):
         joined = F.conv2d(features, of_features) + F.conv2d(context, of_context)
         for layer in activation:
             joined = layer(joined)
-        return QuarterLogits(self.classify(self.dropout(joined)), auxiliary)
+        return HeadOutput(self.classify(self.dropout(joined)), auxiliary, joined)
 
 
 def resize(features: Features, grid: torch.Size) -> Float[Tensor, "batch channels _ _"]:
@@ -177,21 +192,13 @@ def _convolutions(*channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _step(in_channels: int, out_channels: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        convolution(in_channels, out_channels, size, stride),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 def _transition(previous: list[int], current: list[int]) -> nn.ModuleList:
     """How each branch of a stage is entered: as it is, or by a convolution to its width."""
     enter = [
-        nn.Identity() if source == target else _step(source, target)
+        nn.Identity() if source == target else activated_convolution(source, target)
         for source, target in zip(previous, current, strict=False)
     ]
-    new = nn.Sequential(_step(previous[-1], current[-1], stride=2))
+    new = nn.Sequential(activated_convolution(previous[-1], current[-1], stride=2))
     return nn.ModuleList([*enter, new])
 
 
@@ -200,6 +207,11 @@ def _fuse_layer(widths: list[int], source: int, target: int) -> nn.Module:
     if source == target:
         return nn.Identity()
     if source > target:
-        return _step(widths[source], widths[target], size=1)[:2]
-    steps = [_step(widths[source], widths[source], stride=2) for _ in range(target - source - 1)]
-    return nn.Sequential(*steps, _step(widths[source], widths[target], stride=2)[:2])
+        return activated_convolution(widths[source], widths[target], size=1)[:2]
+    steps = [
+        activated_convolution(widths[source], widths[source], stride=2)
+        for _ in range(target - source - 1)
+    ]
+    return nn.Sequential(
+        *steps, activated_convolution(widths[source], widths[target], stride=2)[:2]
+    )

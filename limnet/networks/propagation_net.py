@@ -39,6 +39,8 @@ class PropagationNetConfig:
     hidden_dim: int = 64  # channels of sensory memory
     decoder_channels: int = 256  # at strides 8 and 4
     working_size: int = 480  # pixels of the shorter side of the slices it is trained for
+    close_up_size: int = 0  # pixels a side of a close-up of the object; 0: always whole slices
+    memorize_every: int = 5  # slices from one memorized slice to the next
 
 
 class KeyFeatures(NamedTuple):

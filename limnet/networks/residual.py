@@ -18,6 +18,17 @@ def convolution(
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=bias)
 
 
+def activated_convolution(
+    in_channels: int, out_channels: int, *, size: int = 3, stride: int = 1
+) -> nn.Sequential:
+    """A convolution, batch norm and ReLU."""
+    return nn.Sequential(
+        convolution(in_channels, out_channels, size, stride),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut."""
 
