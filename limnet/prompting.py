@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from scipy import ndimage
 from torch import Tensor
 
 from limnet.clicks import Click, disks
@@ -22,6 +24,7 @@ Probability = Float[Tensor, "height width"]
 # (images, click maps, previous probabilities), batches all -> an object with `.mask`, the logits
 ClickNetLike = Callable[[Tensor, Tensor, Tensor], Any]
 
+HEART = 0.75  # of a mask's depth: a negative click deeper than that denies all of it
 WORTH_ZOOMING_IOU = 0.5  # of an object's region and the whole slice; fixed in RITM
 
 
@@ -120,6 +123,22 @@ def predict_from_mask(
     return predict_prompt(
         click_net, image, clicks, first.probability, zoom=zoom, flip=flip, region=first.region
     )
+
+
+def implied_click(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> Click | None:
+    """The positive click that lone negative clicks on a mask leave unsaid, or None.
+
+    Who takes a part of a mask away agrees with the rest of it: its deepest pixel. But a click about
+    as deep says that nothing of the mask is right. (Networks that were mostly shown a positive
+    click take away all of the mask where there is none.)
+    """
+    if not mask.any() or any(click.positive for click in clicks):
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    if max(depth[int(click.row), int(click.column)] for click in clicks) > HEART * depth.max():
+        return None
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return Click(clicks[0].slice_index, int(row), int(column), True)
 
 
 def _predict(

@@ -24,9 +24,9 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class PropagationOptions:
-    """How a pass remembers; the defaults are XMem's but for `keep_given`, which is the paper's."""
+    """How a pass remembers; the defaults are XMem's but for `keep_given`, the paper's."""
 
-    memorize_every: int = 5  # slices from one memorized slice to the next
+    memorize_every: int | None = None  # slices between memorized ones; None: the network's own
     # slices between updates of sensory memory from the value; None: whenever a slice is memorized
     update_sensory_every: int | None = None
     keep_given: bool = True  # clicked slices are remembered from the start to the end of a pass
@@ -74,6 +74,7 @@ def propagate_pass(
 ) -> Iterator[tuple[int, Probability]]:
     """One direction: slices in `order`, of which the first is the prompt slice and not yielded."""
     options = options or PropagationOptions()
+    memorize_every = options.memorize_every or network.config.memorize_every
     every = options.update_sensory_every
     sensory = _no_sensory(network, features[order[0]])
     if options.keep_given:
@@ -82,9 +83,7 @@ def propagate_pass(
     for position, index in enumerate(order):
         feature, last = features[index], position == len(order) - 1
         first, known = position == 0, index in given
-        memorable = not last and (
-            first or known or position - last_memory >= options.memorize_every
-        )
+        memorable = not last and (first or known or position - last_memory >= memorize_every)
         from_value = memorable and (first or every is None or position - last_update >= every)
         # XMem lets the decoder update too where the two are not synchronised
         from_mask = not last and (every is not None or not from_value)

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from limnet.clicks import Click
+from limnet.clicks import Click, check_inside
+from limnet.close_up import CloseUp
 from limnet.fusion import fuse_rounds
 from limnet.networks.checkpoints import LimNet
-from limnet.prompting import Prompt, ZoomIn, predict_prompt
+from limnet.prompting import Prompt, ZoomIn, implied_click, predict_prompt
 from limnet.propagation import PropagationOptions, propagate
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
@@ -22,10 +23,12 @@ Mask = Bool[np.ndarray, "height width"]
 Masks = Bool[np.ndarray, "slices height width"]
 
 # of one click, each with the mask of the one before: the first sees where the object is, the
-# others look closer (RITM predicts twice where it starts from a mask)
-PREDICTIONS = 3
+# second looks closer (RITM predicts twice where it starts from a mask)
+PREDICTIONS = 2
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
+# (previous masks, current masks) -> per slice the probability that the previous one is better
+Compare = Callable[[Masks, Masks], Float32[np.ndarray, " slices"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,7 @@ class Session:
         *,
         fuse: bool = True,
         threshold: float = 0.5,
+        compare: Compare | None = None,
         options: PropagationOptions | None = None,
         features: SliceFeatures | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class Session:
         Args:
             fuse: False keeps every mask of the latest round: the paper's "w/o MRF".
             threshold: tau of Eq. 4, which the paper leaves open.
+            compare: who judges two rounds; by default the quality network.
             features: those of another session on the same volume, to be shared.
 
         Raises:
@@ -78,6 +83,7 @@ class Session:
             raise ValueError("slice features must be those of this very volume; pass none instead")
         self.volume, self.networks = volume, networks
         self.fuse, self.threshold, self.options = fuse, threshold, options
+        self.compare = compare
         self.features = features or SliceFeatures(
             volume, networks.propagation_net, working_size=networks.working_size
         )
@@ -183,13 +189,7 @@ class Session:
         self._states = (*self._states, state)
 
     def _check(self, click: Click) -> None:
-        position = (click.slice_index, click.row, click.column)
-        shape = self.volume.images.shape[:3]
-        if not all(0 <= at < size for at, size in zip(position, shape, strict=True)):
-            raise ValueError(
-                f"a click must be inside the volume of {shape} (slices, rows, columns), "
-                f"got {position}"
-            )
+        check_inside(click, self.volume.images.shape[:3])
         if click.slice_index in self.state.locked:
             raise ValueError(f"slice {click.slice_index} is locked; unlock it before clicking")
 
@@ -221,25 +221,55 @@ class Session:
         else:  # an earlier round's mask is there to be corrected, or nothing yet
             before = self._mask(index)
             previous = torch.from_numpy(before).to(image) if before.any() else None
+        implied = implied_click(clicks, self._mask(index))
+        clicks = [*clicks, implied] if implied else clicks
         for _ in range(PREDICTIONS):
             prompt = predict_prompt(self.networks.click_net, image, clicks, previous, zoom=zoom)
             previous = prompt.probability
         return prompt
 
     def _propagate(self, given: dict[int, Mask], prompt_slice: int, progress: Progress) -> Masks:
-        frame, device = self.features.frame, self.networks.device
+        """Masks of all slices, seen in a close-up of the object where the network has one.
+
+        When the object comes near the border of its close-up, propagation starts again in a larger
+        one, so that nothing is cut off.
+        """
+        slice_size = self.volume.images.shape[1:3]
+        size, part = self.networks.propagation_net.config.close_up_size, CloseUp.whole(slice_size)
+        if size:
+            part = CloseUp.around(np.stack(list(given.values())))
+        while part != CloseUp.whole(slice_size):
+            features = self.features.within(part, size)
+            masks = self._propagate_within(features, given, prompt_slice, progress)
+            if masks is not None:
+                return masks
+            part = part.grown(slice_size)
+        return self._propagate_within(self.features, given, prompt_slice, progress)
+
+    def _propagate_within(
+        self,
+        features: SliceFeatures,
+        given: dict[int, Mask],
+        prompt_slice: int,
+        progress: Progress,
+    ) -> Masks | None:
+        """Masks of all slices, or None as soon as the object comes near the border of the part."""
+        frame, part, device = features.frame, features.part, self.networks.device
         masks = np.zeros(self.volume.images.shape[:3], dtype=bool)
         probabilities = {}
         for index, mask in given.items():
             masks[index] = mask
-            mask = torch.from_numpy(mask).to(device, torch.float32)
+            mask = torch.from_numpy(mask[part.pixels]).to(device, torch.float32)
             probabilities[index] = frame.pad(frame.enter(mask))
         net, slices = self.networks.propagation_net, len(masks)
-        passes = propagate(net, self.features, slices, prompt_slice, probabilities, self.options)
+        passes = propagate(net, features, slices, prompt_slice, probabilities, self.options)
         progress(1, slices)
         for done, (index, probability) in enumerate(passes, start=2):
             if index not in given:
-                masks[index] = frame.leave(frame.unpad(probability)).cpu().numpy()
+                mask = frame.leave(frame.unpad(probability)).cpu().numpy()
+                if part.reached_by(mask, masks.shape[1:]):
+                    return None
+                masks[index][part.pixels] = mask
             progress(done, slices)
         return masks
 
@@ -250,6 +280,10 @@ class Session:
         previous = previous.copy()
         for index in given:
             previous[index] = current[index]
+        if self.compare is not None:
+            previous_better = self.compare(previous, current)
+            kept = (previous_better > self.threshold)[:, None, None]
+            return np.where(kept, previous, current), previous_better
         device = self.networks.device
         masks, previous_better = fuse_rounds(
             self.networks.quality_net,

@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from limnet.close_up import CloseUp
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import STRIDE, KeyFeatures, PropagationNet
 from limnet.volume import Volume
 
+KEPT_PARTS = 4  # close-ups whose features are kept
 MAX_ASPECT = 3.0  # longer side over shorter side beyond which a slice is not enlarged any more
 
 
@@ -82,12 +84,21 @@ class SliceFeatures:
         network: PropagationNet,
         *,
         working_size: int,
+        part: CloseUp | None = None,
         max_bytes: int = 2 << 30,
     ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            working_size: pixels of the shorter side of what the network sees.
+            part: of every slice; None: all of it.
+        """
         self.volume, self.network, self.max_bytes = volume, network, max_bytes
-        self.frame = Frame.fit(volume.images.shape[1:3], working_size)
+        self.part = part or CloseUp.whole(volume.images.shape[1:3])
+        self.frame = Frame.fit(self.part.size, working_size)
         self._stored: OrderedDict[int, SliceFeature] = OrderedDict()
         self._bytes = 0
+        self._parts: OrderedDict[tuple[CloseUp, int], SliceFeatures] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.volume.images)
@@ -106,7 +117,23 @@ class SliceFeatures:
     def images(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
         """Slices in [0, 1] at the working size, on the network's device."""
         device = next(self.network.parameters()).device
-        return self.frame.enter(torch.from_numpy(self.volume.rgb(slice_indices)).to(device))
+        rows, columns = self.part.pixels
+        shown = self.volume.rgb(slice_indices)[..., rows, columns]
+        return self.frame.enter(torch.from_numpy(shown).to(device))
+
+    def within(self, part: CloseUp, working_size: int) -> "SliceFeatures":
+        """Features of a part of the same slices; the last few parts asked for are kept."""
+        features = self._parts.pop((part, working_size), None) or SliceFeatures(
+            self.volume,
+            self.network,
+            working_size=working_size,
+            part=part,
+            max_bytes=self.max_bytes // KEPT_PARTS,
+        )
+        self._parts[part, working_size] = features
+        if len(self._parts) > KEPT_PARTS:
+            self._parts.popitem(last=False)
+        return features
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from limnet.prompting import (
     Region,
     ZoomIn,
     crop_and_resize,
+    implied_click,
     paste_back,
     predict_from_mask,
     predict_prompt,
@@ -219,3 +220,26 @@ def test_clicks_that_cannot_be_are_refused(clicks, message):
 def test_a_previous_probability_of_another_size_is_refused():
     with pytest.raises(Exception, match=r"image's size|height width"):
         predict_prompt(Recorder(disk_where_clicked), IMAGE, [Click(0, 1, 1)], torch.zeros(4, 4))
+
+
+def test_lone_negative_clicks_agree_with_the_rest_of_the_mask():
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:31, 10:31] = True  # deepest at (20, 20)
+    aside = Click(3, 12, 28, positive=False)
+    assert implied_click([aside], mask) == Click(3, 20, 20, positive=True)
+    off_it = Click(3, 5, 50, positive=False)
+    assert implied_click([aside, off_it], mask) == Click(3, 20, 20, positive=True)
+
+
+def test_a_negative_click_in_the_heart_of_the_mask_denies_all_of_it():
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:31, 10:31] = True
+    assert implied_click([Click(0, 20, 21, positive=False)], mask) is None
+
+
+def test_nothing_is_implied_where_a_click_is_positive_or_there_is_no_mask():
+    mask = np.zeros((40, 60), dtype=bool)
+    assert implied_click([Click(0, 12, 28, positive=False)], mask) is None
+    mask[10:31, 10:31] = True
+    clicks = [Click(0, 12, 28, positive=False), Click(0, 15, 15)]
+    assert implied_click(clicks, mask) is None

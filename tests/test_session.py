@@ -135,6 +135,42 @@ def test_an_empty_prompt_mask_is_kept_but_not_carried():
     assert closed.prompt_slice == 2 and not session.masks[4].any()
 
 
+def close_up_session(images, size=32):
+    networks = fakes()
+    networks.propagation_net.config = PropagationNetConfig(hidden_dim=1, close_up_size=size)
+    return painted(Session(Volume.from_array(images, window=(0, 1)), networks), 0.5)
+
+
+def test_a_small_object_is_propagated_in_a_close_up_of_it():
+    images = np.zeros((5, 64, 96), np.float32)
+    images[:, 20:28, 40:48] = 1
+    session = close_up_session(images)
+    session.add_click(Click(2, 24, 44))
+    seen = []
+    forward = session.networks.propagation_net.encode_key
+    session.networks.propagation_net.encode_key = lambda frames: (
+        seen.append(frames.shape[2:]),
+        forward(frames),
+    )[1]
+    masks = session.propagate().masks
+    assert set(seen) == {(32, 32)}  # the close-up is a square of the size that was asked for
+    others = [0, 1, 3, 4]
+    assert masks[others, 20:28, 40:48].mean() > 0.7  # the fake sees at a stride of 16
+    assert not masks[others][:, :, :30].any() and not masks[others][:, :, 60:].any()
+
+
+def test_an_object_that_outgrows_its_close_up_is_not_cut_off():
+    images = np.zeros((5, 64, 96), np.float32)
+    images[:3, 20:28, 40:48] = 1
+    images[3:, 20:28, :90] = 1
+    whole, close = close_up_session(images, size=0), close_up_session(images)
+    for session in (whole, close):
+        session.add_click(Click(2, 24, 44))
+        session.propagate()
+    assert close.masks[3, 20:28, :90].mean() > 0.9
+    assert np.array_equal(close.masks, whole.masks)
+
+
 def test_each_slice_keeps_the_better_of_two_rounds():
     session = new_session(previous_better=0.75)
     session.add_click(Click(2, 16, 10))

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from limnet.close_up import CloseUp
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import KeyFeatures, PropagationNet
-from limnet.slice_features import Frame, SliceFeatures, symmetric_padding
+from limnet.slice_features import KEPT_PARTS, Frame, SliceFeatures, symmetric_padding
 from limnet.volume import Volume
 
 
@@ -125,3 +126,29 @@ def test_slices_enter_alone_or_in_batches(generator):
     entered = frame.enter(slices)
     assert entered.shape == (2, 3, 32, 48)
     torch.testing.assert_close(entered[1, 2], frame.enter(slices[1, 2]))
+
+
+def test_a_part_of_the_slices_is_seen_at_its_own_size():
+    images = np.random.default_rng(0).random((3, 40, 60), dtype=np.float32)
+    volume = Volume.from_array(images, window=(0, 1))
+    features = SliceFeatures(volume, Counts(), working_size=32)
+    part = CloseUp(10, 26, 20, 36)
+    close = features.within(part, 32)
+    assert close[1].frame.shape == (1, 3, 32, 32)
+    expected = functional.interpolate(
+        torch.from_numpy(images[None, [1], 10:26, 20:36]), (32, 32), mode="bilinear"
+    )
+    torch.testing.assert_close(close.images([1])[:, :1], expected)
+    assert features.within(part, 32) is close and features.within(part, 16) is not close
+
+
+def test_only_the_last_few_parts_are_kept():
+    features = SliceFeatures(
+        Volume.from_array(np.zeros((2, 40, 60), np.float32), window=(0, 1)),
+        Counts(),
+        working_size=32,
+    )
+    first = features.within(CloseUp(0, 9, 0, 9), 16)
+    for end in range(10, 10 + KEPT_PARTS):
+        features.within(CloseUp(0, end, 0, end), 16)
+    assert features.within(CloseUp(0, 9, 0, 9), 16) is not first
