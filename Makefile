@@ -12,6 +12,10 @@ NEED_GB ?= 4
 PARAMS ?=
 PROFILE ?=
 LAB ?=
+# processes that train together: make train-click PROCESSES=2; on each of two machines
+# make train-click PROCESSES=8 TORCHRUN="--nnodes 2 --rdzv-backend c10d --rdzv-endpoint first:29500"
+PROCESSES ?=
+TORCHRUN ?= --standalone
 
 LIMNET_REPORTS ?= $(CURDIR)/reports
 export LIMNET_REPORTS
@@ -25,9 +29,15 @@ ok := $(VENV)/.ok
 # --no-compile: Python compiles what is imported, not the gigabyte that is not
 pip := PYTHONWARNINGS=ignore "$(python)" -m pip install --quiet --no-compile --constraint constraints.txt
 
+# each process runs the words after the report's path: rank 0 with this path as the last word, the
+# others with another file and LIMNET_REPORTS in a folder that is removed
+each_rank = "$(python)" -m torch.distributed.run --nproc-per-node $(PROCESSES) $(TORCHRUN) \
+--no-python sh -c 'test "$$RANK" != 0 || exec "$$@" "$$0"; LIMNET_REPORTS=$$(mktemp -d); \
+trap "rm -rf \"$$LIMNET_REPORTS\"" EXIT; "$$@" "$$LIMNET_REPORTS/rank-$$RANK.ipynb"'
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint lab quickstart reproduce-table-4 defects
-.PHONY: train-click train-propagation train-quality clean
+.PHONY: defects-ablation train-click train-propagation train-quality validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' Makefile
@@ -50,9 +60,11 @@ lab: $(ok) ## open JupyterLab on notebooks/
 quickstart: run-00_quickstart ## a volume, three clicks, DSC after each round
 reproduce-table-4: run-54_table_4_btcv ## Table IV beside the paper's; the report is an HTML page
 defects: run-20_defective_masks ## the six corruptions of section III-B
+defects-ablation: run-21_defective_masks_ablation ## what training with them is good for
 train-click: run-30_train_click_net ## train the click network
 train-propagation: run-31_train_propagation_net ## train the propagation network
 train-quality: run-32_train_quality_net ## train the quality network
+validate: run-33_validate_weights ## the weights on collections that no training reads
 
 run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
 	@stop() { echo "make $@: $$1" >&2; exit 1; }; \
@@ -60,9 +72,11 @@ run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
 	$(if $(PROFILE),test -f notebooks/$(PROFILE)/$*.yaml || \
 	stop "PROFILE=$(PROFILE) needs notebooks/$(PROFILE)/$*.yaml which is not there";) \
 	report="$$LIMNET_REPORTS/$*"; mkdir -p "$$report"; \
-	"$(python)" -m papermill notebooks/$*.ipynb "$$report/$*.ipynb" --kernel python3 \
+	$(if $(PROCESSES),$(each_rank) "$$report/$*.ipynb") \
+	"$(python)" -m papermill notebooks/$*.ipynb $(if $(PROCESSES),,"$$report/$*.ipynb") --kernel python3 \
 	--cwd notebooks $(if $(PROFILE),-f notebooks/$(PROFILE)/$*.yaml) $(PARAMS) || \
 	stop "the notebook stopped; the cell and its error stand in $$report/$*.ipynb"; \
+	$(if $(PROCESSES),test -f "$$report/$*.ipynb" || exit 0; : rank 0 is on another machine;) \
 	"$(python)" -m nbconvert --log-level=WARN --to html --no-input "$$report/$*.ipynb" || \
 	stop "the report could not be written as HTML; the notebook is $$report/$*.ipynb"; \
 	echo "Report: $$report/$*.html"

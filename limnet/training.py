@@ -1,19 +1,15 @@
-"""Training: one step for each network, and one loop for all three (paper, section III-B)."""
+"""Training: one step for each network (paper, section III-B); `limnet.fit` repeats them."""
 
-import json
-import logging
 import math
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from limnet.clicks import Click, click_maps
@@ -25,12 +21,8 @@ from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import PropagationNet, aggregate
 from limnet.networks.quality_net import QualityNet
-from limnet.results import write_whole
 from limnet.sequences import SliceSequence
 from limnet.simulated_user import error_click, first_clicks
-
-log = logging.getLogger(__name__)
-Batch = TypeVar("Batch")
 
 
 class ClickBatch(NamedTuple):
@@ -102,13 +94,14 @@ def click_step(
     network.eval()
     with torch.no_grad():
         for _ in range(rng.integers(options.max_rounds + 1)):
-            previous = network(images, _maps(clicks, images), previous).mask.sigmoid()
+            previous = network(images, _maps(clicks, images), previous).mask.float().sigmoid()
             _add_correcting_clicks(clicks, targets, previous, rng)
     network.train(learning)
-    logits = network(images, _maps(clicks, images), previous)
-    auxiliary = functional.binary_cross_entropy_with_logits(logits.auxiliary, targets)
-    main = normalised_focal_loss(logits.mask, targets).mean()
-    overlap = dice_loss(logits.mask.sigmoid(), targets).mean()
+    # losses need float32, also where autocast has the network compute in bfloat16
+    mask, auxiliary = (x.float() for x in network(images, _maps(clicks, images), previous))
+    auxiliary = functional.binary_cross_entropy_with_logits(auxiliary, targets)
+    main = normalised_focal_loss(mask, targets).mean()
+    overlap = dice_loss(mask.sigmoid(), targets).mean()
     return main + options.auxiliary_weight * auxiliary + options.dice_weight * overlap
 
 
@@ -163,7 +156,8 @@ def propagation_step(
     size, length = batch.images.shape[:2]
     frames = normalise(batch.images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1))
     features = [x.unflatten(0, (size, length)) for x in network.encode_key(frames)]
-    key, shrinkage, selection, f16, f8, f4 = features
+    key, shrinkage, selection = (x.float() for x in features[:3])
+    f16, f8, f4 = features[3:]
     frames = frames.unflatten(0, (size, length))
     targets = batch.targets.to(frames)[:, :, None]
     hidden = network.config.hidden_dim
@@ -175,14 +169,16 @@ def propagation_step(
     values, losses = [value], []
     for index in range(1, length):
         chosen = _references(index, rng, options)
-        weights = affinity(
-            similarity(
-                key[:, chosen].movedim(1, 2).flatten(2),
-                shrinkage[:, chosen].movedim(1, 2).flatten(2),
-                key[:, index].flatten(2),
-                selection[:, index].flatten(2),
+        # differences of near squares, which bfloat16 would lose (as in XMem)
+        with torch.autocast(key.device.type, enabled=False):
+            weights = affinity(
+                similarity(
+                    key[:, chosen].movedim(1, 2).flatten(2),
+                    shrinkage[:, chosen].movedim(1, 2).flatten(2),
+                    key[:, index].flatten(2),
+                    selection[:, index].flatten(2),
+                )
             )
-        )
         memory = torch.stack([values[i] for i in chosen], dim=2).flatten(2)
         readout = (memory @ weights).unflatten(2, f16.shape[-2:])
         last = index == length - 1
@@ -195,7 +191,7 @@ def propagation_step(
             sensory,
             update_sensory=not deep and not last,
         )
-        aggregated = aggregate(logits.sigmoid())
+        aggregated = aggregate(logits.float().sigmoid())
         losses.append(_mask_loss(aggregated, targets[:, index]))
         if not last:
             mask = aggregated.softmax(dim=1)[:, 1:]
@@ -223,136 +219,5 @@ def quality_step(
     network: QualityNet, batch: MaskPairs, rng: np.random.Generator
 ) -> Float[Tensor, ""]:
     """Binary cross entropy of "the previous mask is better" (Eq. 2)."""
-    logits = network.logits(batch.images, batch.previous, batch.current)
+    logits = network.logits(batch.images, batch.previous, batch.current).float()
     return functional.binary_cross_entropy_with_logits(logits, batch.previous_better)
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """The loop."""
-
-    iterations: int = 1000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warm_up: int = 100  # iterations
-    frozen_share: float = 0.3  # last part of the run, in which batch norm keeps its statistics
-    average_decay: float = 0.998  # of the running average of the weights, which is what is kept
-    gradient_norm: float = 5.0  # larger gradients are scaled down to this norm
-    checkpoint_seconds: float = 120.0
-    seed: int = 0
-
-
-def fit(
-    network: nn.Module,
-    step: Callable[[nn.Module, Batch, np.random.Generator], Float[Tensor, ""]],
-    draw: Callable[[np.random.Generator], Batch],
-    folder: Path,
-    options: FitOptions | None = None,
-    progress: Callable[[int, float], None] = lambda iteration, loss: None,
-) -> list[float]:
-    """Train in place, and leave the running average of the weights in `network`.
-
-    Iteration i draws everything from the generator (seed, i), so a run that was killed goes on
-    from its checkpoint in `folder` as if nothing had happened.
-
-    Returns:
-        The loss of every iteration, also of those before a restart.
-
-    Raises:
-        RuntimeError: loss or gradient is not finite; the last good checkpoint stays on disk.
-        ValueError: the checkpoint in the folder is of a run with other options.
-    """
-    options = options or FitOptions()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "checkpoint.pt"
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-    )
-    average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    losses: list[float] = []
-    if path.exists():
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        _check_options(path, state["options"], options)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = {name: tensor.to(average[name]) for name, tensor in state["average"].items()}
-        losses = state["losses"]
-        log.info("going on from iteration %d of %s", len(losses), path)
-    saved = time.monotonic()
-    for iteration in range(len(losses), options.iterations):
-        frozen = iteration >= (1 - options.frozen_share) * options.iterations
-        network.train(not frozen)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * _schedule(iteration, options)
-        rng = np.random.default_rng((options.seed, iteration))
-        torch.manual_seed(rng.integers(2**62))  # dropout
-        loss = step(network, draw(rng), rng)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), options.gradient_norm)
-        if not math.isfinite(loss.item() + norm.item()):
-            raise RuntimeError(
-                f"loss and gradient of iteration {iteration} must be finite, got {loss.item()} and "
-                f"{norm.item()}; a state before it, if one was saved, is in {path}: lower the "
-                "learning rate and start again"
-            )
-        optimizer.step()
-        _update_average(
-            average, network, min(options.average_decay, (1 + iteration) / (10 + iteration))
-        )
-        losses.append(loss.item())
-        progress(iteration, losses[-1])
-        if time.monotonic() - saved > options.checkpoint_seconds:
-            _save_checkpoint(path, options, network, optimizer, average, losses)
-            saved = time.monotonic()
-    _save_checkpoint(path, options, network, optimizer, average, losses)
-    network.load_state_dict(average)
-    network.eval()
-    return losses
-
-
-def _schedule(iteration: int, options: FitOptions) -> float:
-    """Warm-up, then half a cosine down to 1 % of the learning rate."""
-    warm = min(1.0, (iteration + 1) / max(options.warm_up, 1))
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * iteration / options.iterations)))
-
-
-def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - decay)
-        else:
-            average[name].copy_(tensor)
-
-
-def _save_checkpoint(
-    path: Path,
-    options: FitOptions,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-    losses: list[float],
-) -> None:
-    temporary = path.with_suffix(".partial")
-    state = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-        "losses": losses,
-        "options": asdict(options),
-    }
-    torch.save(state, temporary)
-    temporary.replace(path)
-    write_whole(path.parent / "log.json", json.dumps({"losses": losses}))
-
-
-def _check_options(path: Path, saved: dict[str, float | int], options: FitOptions) -> None:
-    """A run goes on only as what it was: another schedule or seed is another run."""
-    now = asdict(options)
-    changed = [name for name in now if name != "checkpoint_seconds" and now[name] != saved[name]]
-    if changed:
-        raise ValueError(
-            f"the run in {path} must go on with the options it began with, but differs in "
-            + ", ".join(f"{name} ({saved[name]}, now {now[name]})" for name in changed)
-            + "; choose another folder for a new run"
-        )

@@ -81,6 +81,41 @@ def test_table_4_runs_its_notebook_in_the_environments_own_kernel():
     assert "JUPYTER_PREFER_ENV_PATH = 1" in (ROOT / "Makefile").read_text()
 
 
+def test_of_several_processes_the_first_one_writes_the_report(tmp_path):
+    reports, log, python = tmp_path / "a b", tmp_path / "log", tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    (tmp_path / ".ok").write_text("")
+    python.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*torch.distributed.run*) while test "$1" != --no-python; do shift; done; shift
+    RANK=0 "$@" && RANK=1 "$@" ;;
+*papermill*) for last; do :; done; echo "$RANK|$LIMNET_REPORTS|$last" >> "{log}"; touch "$last" ;;
+*nbconvert*) echo "nbconvert|$*" >> "{log}" ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    name = "30_train_click_net"
+    words = ("train-click", "PROCESSES=2", f"VENV={tmp_path}", f"LIMNET_REPORTS={reports}")
+    assert make(*words).returncode == 0
+    first, second, page = (line.split("|") for line in log.read_text().splitlines())
+    report = f"{reports}/{name}/{name}.ipynb"
+    assert first == ["0", str(reports), report]
+    assert second[0] == "1" and second[1] != str(reports)
+    assert second[2] == f"{second[1]}/rank-1.ipynb" and not Path(second[1]).exists()
+    assert page[1].endswith(report)
+    assert [path.name for path in (reports / name).iterdir()] == [f"{name}.ipynb"]
+
+
+def test_torchrun_gets_its_number_of_processes_and_more_options_on_demand():
+    run = "-m torch.distributed.run --nproc-per-node"
+    assert f"{run} 2 --standalone --no-python" in make("-n", "train-click", "PROCESSES=2").stdout
+    recipe = make("-n", "train-click", "PROCESSES=8", "TORCHRUN=--nnodes 2").stdout
+    assert f"{run} 8 --nnodes 2 --no-python" in recipe
+    assert run not in make("-n", "train-click").stdout
+
+
 @pytest.mark.parametrize(
     ("choice", "plain_build", "index"),
     [

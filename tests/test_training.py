@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from test_click_net import TINY
-from torch import nn
 
 from limnet import training
 from limnet.clicks import Click
+from limnet.fit import FitOptions, fit
 from limnet.mask_pairs import MaskPairs
 from limnet.networks.click_net import ClickNet
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
@@ -18,11 +18,9 @@ from limnet.simulated_user import error_click, first_clicks
 from limnet.training import (
     ClickBatch,
     ClickTraining,
-    FitOptions,
     SequenceBatch,
     click_batch,
     click_step,
-    fit,
     propagation_step,
     quality_step,
     sequence_batch,
@@ -84,13 +82,16 @@ def quality_batch():
     ],
     ids=["click", "propagation", "quality"],
 )
-def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, tmp_path):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, bfloat16, tmp_path):
     def same_step(network, batch, _):  # with the same clicks again
         return step(network, batch, rng())
 
     batch = batch()
-    options = FitOptions(iterations=20, learning_rate=1e-2, warm_up=1, frozen_share=0.0)
-    losses = fit(network(), same_step, lambda rng: batch, tmp_path, options)
+    options = FitOptions(
+        iterations=20, learning_rate=1e-2, warm_up=1, frozen_share=0.0, bfloat16=bfloat16
+    )
+    losses = fit(network(), same_step, lambda rng: batch, tmp_path, options).losses
     # the focal loss is rescaled to weights of mean 1 and falls slowly
     assert len(losses) == 20 and np.mean(losses[-5:]) < 0.75 * losses[0]
 
@@ -238,137 +239,3 @@ def test_a_sequence_batch_holds_the_next_sequences():
     batch = sequence_batch(stream, 2)
     assert torch.equal(batch.images, images[:2]) and torch.equal(batch.targets, target[:2])
     assert torch.equal(next(stream).images, images[2])
-
-
-def toy():
-    """A network with all that could go astray at a restart: dropout and running statistics."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
-
-
-def toy_step(network, batch, rng):
-    return (network(batch) - batch.sum(dim=1, keepdim=True) + rng.normal()).square().mean()
-
-
-def toy_batch(rng):
-    return torch.from_numpy(rng.random((6, 3), dtype=np.float32))
-
-
-TOY = FitOptions(iterations=20, warm_up=5, checkpoint_seconds=0.0, seed=3)
-
-
-def killed_at(iteration):
-    def progress(done, loss):
-        if done == iteration:
-            raise KeyboardInterrupt
-
-    return progress
-
-
-@pytest.mark.parametrize("kills", [[1], [7], [2, 9, 17], [19]])
-def test_a_run_that_was_killed_ends_as_an_uninterrupted_one(kills, tmp_path):
-    expected, network = toy(), toy()
-    losses = fit(expected, toy_step, toy_batch, tmp_path / "whole", TOY)
-    for iteration in kills:
-        with pytest.raises(KeyboardInterrupt):
-            fit(toy(), toy_step, toy_batch, tmp_path / "parts", TOY, killed_at(iteration))
-    assert fit(network, toy_step, toy_batch, tmp_path / "parts", TOY) == losses
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, expected.state_dict()[name]), name
-
-
-def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        fit(toy(), toy_step, toy_batch, tmp_path, TOY, killed_at(7))
-    seen = []
-    fit(toy(), toy_step, toy_batch, tmp_path, TOY, lambda done, loss: seen.append(done))
-    assert seen == list(range(7, 20))
-
-
-def test_a_finished_run_is_not_run_again(tmp_path):
-    first, second = toy(), toy()
-    losses = fit(first, toy_step, toy_batch, tmp_path, TOY)
-    assert fit(second, toy_step, toy_batch, tmp_path, TOY) == losses
-    for name, tensor in second.state_dict().items():
-        assert torch.equal(tensor, first.state_dict()[name])
-    assert not second.training
-
-
-def test_the_network_is_left_with_the_average_of_its_weights(tmp_path):
-    network = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(network.weight)
-    options = FitOptions(iterations=3, learning_rate=1.0, warm_up=1, weight_decay=0.0)
-    weights = []
-    fit(
-        network,
-        lambda network, batch, rng: -network.weight.sum(),
-        lambda rng: None,
-        tmp_path,
-        options,
-        lambda done, loss: weights.append(network.weight.item()),
-    )
-    average = 0.0
-    for iteration, weight in enumerate(weights):
-        decay = (1 + iteration) / (10 + iteration)
-        average = decay * average + (1 - decay) * weight
-    assert network.weight.item() == pytest.approx(average)
-
-
-def test_batch_norm_keeps_its_statistics_in_the_last_part(tmp_path):
-    network, modes = toy(), []
-    options = FitOptions(iterations=10, frozen_share=0.3)
-    fit(
-        network, toy_step, toy_batch, tmp_path, options,
-        lambda done, loss: modes.append(network.training),
-    )  # fmt: skip
-    assert modes == [True] * 7 + [False] * 3
-
-
-def test_the_learning_rate_warms_up_and_falls_to_one_percent():
-    options = FitOptions(iterations=100, warm_up=10)
-    rates = [training._schedule(iteration, options) for iteration in range(101)]
-    assert rates[0] < 0.11 and rates[9] > 0.95 and rates[100] == pytest.approx(0.01)
-    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
-
-
-class Diverges(torch.autograd.Function):
-    """A finite loss with a gradient that is not."""
-
-    @staticmethod
-    def forward(ctx, loss):
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * torch.inf
-
-
-@pytest.mark.parametrize("diverges", [lambda loss: loss * torch.nan, Diverges.apply])
-def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(diverges, tmp_path):
-    def step(network, batch, rng):
-        loss = toy_step(network, batch, rng)
-        steps.append(loss)
-        return diverges(loss) if len(steps) == 6 else loss
-
-    steps = []
-    with pytest.raises(RuntimeError, match=r"of iteration 5 must be finite.*lower the learning"):
-        fit(toy(), step, toy_batch, tmp_path, TOY)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert len(state["losses"]) == 5
-    assert all(tensor.isfinite().all() for tensor in state["network"].values())
-
-
-def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
-    def crash(state, path):
-        path.write_bytes(b"half of it")
-        raise OSError("no space left on device")
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(toy(), toy_step, toy_batch, tmp_path, TOY, killed_at(7))
-    before = (tmp_path / "checkpoint.pt").read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr(torch, "save", crash)
-        fit(toy(), toy_step, toy_batch, tmp_path, TOY)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    losses = fit(toy(), toy_step, toy_batch, tmp_path, TOY)
-    assert losses == fit(toy(), toy_step, toy_batch, tmp_path / "whole", TOY)
