@@ -5,29 +5,38 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float32
+from torch.nn.functional import interpolate
 
 from limnet.clicks import Click
 from limnet.datasets import Case
-from limnet.metrics import dice, surface_dice
+from limnet.metrics import bootstrap_interval, dice, surface_dice
 from limnet.networks.checkpoints import LimNet
 from limnet.propagation import PropagationOptions
-from limnet.session import Session
+from limnet.session import Round, Session
 from limnet.simulated_user import next_click
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
 
 ROUND_COLUMNS = ("dice", "surface_dice", "seconds", "slices_made_worse")  # of an Evaluation
 
-PROTOCOL = 1  # raised when the evaluation itself changes, so that cached results are made anew
+COMPARISON_COLUMNS = ("round", "previous_better", "dice_previous", "dice_current")
+
+PROTOCOL = 2  # raised when the evaluation itself changes, so that cached results are made anew
 
 Masks = Bool[np.ndarray, "slices height width"]
+
+# any method: a volume and all clicks so far in, masks out
+Segmenter = Callable[[Volume, Sequence[Click]], Masks]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,8 @@ class Evaluation:
     clicks: tuple[Click | None, ...]  # None where nothing was left to correct
     slices_made_worse: tuple[int, ...]  # slices whose DSC fell against the round before
     masks: Masks  # after the last round
+    # a row a slice that two rounds show differently and no user decided on
+    comparisons: Float32[np.ndarray, "compared 4"]
 
 
 def evaluate(
@@ -49,6 +60,7 @@ def evaluate(
     *,
     rounds: int = 6,
     fuse: bool = True,
+    oracle: bool = False,
     threshold: float = 0.5,
     options: PropagationOptions | None = None,
     features: SliceFeatures | None = None,
@@ -59,6 +71,7 @@ def evaluate(
 
     Args:
         target: the true masks.
+        oracle: fusion knows which mask is better: what a perfect quality network would reach.
         fuse, threshold, options, features: as of `Session`.
 
     Raises:
@@ -69,24 +82,99 @@ def evaluate(
             f"the target must be a mask of shape {volume.images.shape[:3]} with something in it, "
             f"got shape {target.shape} with {int(target.sum())} voxels"
         )
-    session = Session(
-        volume, networks, fuse=fuse, threshold=threshold, options=options, features=features
-    )
-    masks, results, clicks = np.zeros_like(target), [], []
+    compare = partial(_truly_better, target) if oracle else None
+    how = {"fuse": fuse, "threshold": threshold, "compare": compare}
+    session = Session(volume, networks, **how, options=options, features=features)
+    masks, results, clicks, comparisons = np.zeros_like(target), [], [], []
     for _ in range(rounds):
         click = next_click(target, masks if results else None, session.clicks)
         clicks.append(click)
         start = time.perf_counter()
         if click is not None:
             session.add_click(click)
-            session.propagate()
+            comparisons += _comparisons(target, masks, session, session.propagate())
         seconds = time.perf_counter() - start
         before, masks = masks, session.masks
         worse = _slices_made_worse(target, before, masks) if results else 0
         nsd = surface_dice(target, masks, volume.spacing_mm)
         results.append((dice(target, masks), nsd, seconds, worse))
     scores, surface_scores, times, worse = zip(*results, strict=True)
-    return Evaluation(scores, surface_scores, times, tuple(clicks), worse, masks)
+    compared = np.array(comparisons, dtype=np.float32).reshape(-1, len(COMPARISON_COLUMNS))
+    return Evaluation(scores, surface_scores, times, tuple(clicks), worse, masks, compared)
+
+
+def _comparisons(
+    target: Masks, before: Masks, session: Session, last: Round
+) -> list[tuple[float, ...]]:
+    """Both rounds' masks of every slice that fusion chose between, or would have."""
+    if len(session.rounds) < 2:
+        return []
+    changed = np.flatnonzero((before != last.propagated).any(axis=(1, 2)))
+    clicked = {click.slice_index for click in session.clicks}
+    return [
+        (
+            float(len(session.rounds)),
+            float(last.previous_better[index]),
+            dice(target[index], before[index]),
+            dice(target[index], last.propagated[index]),
+        )
+        for index in changed
+        if index not in clicked
+    ]
+
+
+def _truly_better(target: Masks, previous: Masks, current: Masks) -> np.ndarray:
+    """1 for every slice whose previous mask has the higher DSC, else 0."""
+    scores = (
+        [dice(truth, mask) for truth, mask in zip(target, masks, strict=True)]
+        for masks in (previous, current)
+    )
+    return np.greater(*scores).astype(np.float32)
+
+
+def replay(
+    volume: Volume, target: Masks, clicks: Sequence[Click | None], segment: Segmenter
+) -> Evaluation:
+    """What another method makes of the same clicks: of the first in round 1, then of the first two.
+
+    Args:
+        clicks: of another evaluation; in a round without one the last masks stay.
+    """
+    masks, results, given = np.zeros_like(target), [], []
+    for click in clicks:
+        start = time.perf_counter()
+        before = masks
+        if click is not None:
+            given.append(click)
+            masks = segment(volume, given)
+        seconds = time.perf_counter() - start
+        worse = _slices_made_worse(target, before, masks) if results else 0
+        nsd = surface_dice(target, masks, volume.spacing_mm)
+        results.append((dice(target, masks), nsd, seconds, worse))
+    scores, surface_scores, times, worse = zip(*results, strict=True)
+    nothing = np.zeros((0, len(COMPARISON_COLUMNS)), dtype=np.float32)
+    return Evaluation(scores, surface_scores, times, tuple(clicks), worse, masks, nothing)
+
+
+def largest_slice(
+    volume: Volume, target: Masks, size: int = 256
+) -> tuple[Volume, Bool[np.ndarray, "1 size size"]]:
+    """The slice with the largest target area and its mask, resized to `size` x `size` pixels.
+
+    What the click network alone is evaluated on; linear interpolation, of the mask at one half.
+    """
+    index = int(target.sum(axis=(1, 2)).argmax())
+    image = torch.from_numpy(volume.rgb([index]))
+    both = torch.cat([image, torch.from_numpy(target[index]).float()[None, None]], dim=1)
+    both = interpolate(both, (size, size), mode="bilinear", antialias=True)[0].numpy()
+    spacing_mm = [
+        step * length / size
+        for step, length in zip(volume.spacing_mm[1:], target.shape[1:], strict=True)
+    ]
+    resized = Volume.from_array(
+        both[None, :3].transpose(0, 2, 3, 1), (volume.spacing_mm[0], *spacing_mm), window=(0, 1)
+    )
+    return resized, both[3:] > 0.5
 
 
 def _slices_made_worse(target: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
@@ -110,39 +198,80 @@ class CaseEvaluation:
             yield {**named, "round": index + 1, **row}
 
 
+def scores_by_collection(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean DSC of every round, a row a collection and method, with its bootstrap interval.
+
+    Columns: collection, method, cases, labels, "round 1" and so on, and "low" and "high" of the
+    last round's mean over cases (`bootstrap_interval`).
+
+    Args:
+        rows: those of `CaseEvaluation.rows`, with a column `method` beside them.
+    """
+    table = []
+    for (collection, method), part in rows.groupby(["collection", "method"], sort=False):
+        means = part.groupby("round")["dice"].mean()
+        last = part[part["round"] == means.index.max()]
+        low, high = bootstrap_interval(last.groupby("case")["dice"].mean().tolist())
+        counted = {"cases": last["case"].nunique(), "labels": len(last)}
+        scores = {f"round {number}": float(score) for number, score in means.items()}
+        named = {"collection": collection, "method": method}
+        table.append({**named, **counted, **scores, "low": low, "high": high})
+    return pd.DataFrame(table)
+
+
 def evaluate_cases(
     cases: Iterable[Case],
-    organs: Iterable[str],
+    organs: Iterable[str] | None,
     networks: LimNet,
     cache: Path,
     *,
     rounds: int = 6,
     fuse: bool = True,
+    oracle: bool = False,
     threshold: float = 0.5,
+    only_largest_slice: bool = False,
+    segment: Segmenter | None = None,
 ) -> Iterator[CaseEvaluation]:
     """Evaluate every organ of every case; an organ that a case does not show is left out.
 
     What was computed before is read from `cache`, where a result is found by all it depends on:
     image, target, weights and options.
+
+    Args:
+        organs: names of labels; None: all that are anatomy.
+        only_largest_slice: see `largest_slice`.
+        segment: another method, which gets the clicks that the networks got.
     """
-    options = {"rounds": rounds, "fuse": fuse, "threshold": threshold}
-    organs, weights = tuple(organs), networks.digest
+    options = {"rounds": rounds, "fuse": fuse, "oracle": oracle, "threshold": threshold}
+    organs, size = organs and tuple(organs), networks.working_size
     for case in cases:
-        volume, labels = case.load()
-        features = SliceFeatures(
-            volume, networks.propagation_net, working_size=networks.working_size
-        )
-        for organ in organs:
-            target = labels == case.labels[organ]
-            if target.any():
-                image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
-                recipe = f"{PROTOCOL} {image} {weights} {options}"
-                path = cache / f"{_digest(recipe.encode(), np.packbits(target))}.npz"
-                result = _read_cache(path)
-                if result is None:
-                    result = evaluate(volume, target, networks, features=features, **options)
-                    _write_cache(path, result)
-                yield CaseEvaluation(case, organ, result)
+        whole, labels = case.load()
+        features = SliceFeatures(whole, networks.propagation_net, working_size=size)
+        for organ in case.anatomy if organs is None else organs:
+            volume, target = whole, labels == case.labels[organ]
+            if not target.any():
+                continue
+            if only_largest_slice:
+                volume, target = largest_slice(volume, target)
+            shared = None if only_largest_slice else features
+            play = partial(evaluate, volume, target, networks, features=shared, **options)
+            image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
+            recipe = f"{PROTOCOL} {image} {networks.digest} {options}".encode()
+            result = _cached(cache, play, recipe, np.packbits(target))
+            if segment is not None:
+                play = partial(replay, volume, target, result.clicks, segment)
+                recipe = f"{PROTOCOL} {image} {segment.__name__} {result.clicks}".encode()
+                result = _cached(cache, play, recipe, np.packbits(target))
+            yield CaseEvaluation(case, organ, result)
+
+
+def _cached(cache: Path, play: Callable[[], Evaluation], *parts: bytes | np.ndarray) -> Evaluation:
+    path = cache / f"{_digest(*parts)}.npz"
+    result = _read_cache(path)
+    if result is None:
+        result = play()
+        _write_cache(path, result)
+    return result
 
 
 def _digest(*parts: bytes | np.ndarray) -> str:
@@ -159,9 +288,11 @@ def _read_cache(path: Path) -> Evaluation | None:
             values = json.loads(str(arrays["values"]))
             shape = tuple(arrays["shape"])
             masks = np.unpackbits(arrays["masks"], count=int(np.prod(shape))).astype(bool)
+            comparisons = arrays["comparisons"]
         clicks = tuple(click and Click(**click) for click in values.pop("clicks"))
         scores = {name: tuple(column) for name, column in values.items()}
-        return Evaluation(**scores, clicks=clicks, masks=masks.reshape(shape))
+        masks = masks.reshape(shape)
+        return Evaluation(**scores, clicks=clicks, masks=masks, comparisons=comparisons)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 
@@ -176,5 +307,6 @@ def _write_cache(path: Path, result: Evaluation) -> None:
         values=json.dumps(values),
         shape=result.masks.shape,
         masks=np.packbits(result.masks),
+        comparisons=result.comparisons,
     )
     part.replace(path)

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from limnet.calibration import Reliability
 from limnet.clicks import Click
 
 MASK = "#56B4E9"  # sky blue
@@ -91,8 +92,14 @@ def show_slices(
     return figure
 
 
-def training_curve(losses: Sequence[float], *, title: str = "") -> Figure:
-    """The loss of every iteration as dots, their running mean as a line; the loss axis is log."""
+def training_curve(
+    losses: Sequence[float], scores: Sequence[tuple[int, float]] = (), *, title: str = ""
+) -> Figure:
+    """The loss of every iteration as dots, their running mean as a line; the loss axis is log.
+
+    Args:
+        scores: (iterations done, score) of a validation, for a panel below; none without them.
+    """
     losses = np.asarray(losses, dtype=float)
     window = max(1, len(losses) // 20)
     # the mean of what there is, so that the line begins with the first iteration
@@ -100,8 +107,9 @@ def training_curve(losses: Sequence[float], *, title: str = "") -> Figure:
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(ends - window, 0)
     smoothed = (sums[ends] - sums[starts]) / (ends - starts)
-    figure = _figure(6.0, 2.4)
-    axis = figure.subplots()
+    figure = _figure(6.0, 4.0 if scores else 2.4)
+    axes = figure.subplots(1 + bool(scores), sharex=True, squeeze=False)[:, 0]
+    axis = axes[0]
     axis.plot(ends, losses, ".", color="0.75", ms=3 if len(losses) < 300 else 1)
     axis.plot(ends, smoothed, color="#0072B2", lw=1.8)
     if len(losses):
@@ -111,10 +119,17 @@ def training_curve(losses: Sequence[float], *, title: str = "") -> Figure:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.tick_params(labelsize=8, color=INK, labelcolor=INK)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_xlabel("iteration", fontsize=9, color=INK)
     axis.set_title(title or f"loss (line: mean of {window})", fontsize=9, color=INK, loc="left")
+    if scores:
+        done, values = zip(*scores, strict=True)
+        axes[1].plot(done, values, "o-", color="#0072B2", lw=1.8, ms=3.5)
+        text = f" {values[-1]:.3g}"
+        axes[1].annotate(text, (done[-1], values[-1]), color="#0072B2", va="center", fontsize=9)
+        axes[1].set_title("validation", fontsize=9, color=INK, loc="left")
+    for axis in axes:
+        axis.tick_params(labelsize=8, color=INK, labelcolor=INK)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("iteration", fontsize=9, color=INK)
     return figure
 
 
@@ -145,6 +160,27 @@ def round_curves(scores: Mapping[str, Sequence[float]], *, label: str = "DSC") -
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(label, fontsize=8, color=INK)
     figure.supxlabel("round", fontsize=8, color=INK)
+    return figure
+
+
+def reliability_diagram(curves: Mapping[str, Reliability]) -> Figure:
+    """What was said against what came true, one small panel a name; on the diagonal all is well.
+
+    The area of a dot is the number of answers in its bin.
+    """
+    figure = _figure(2.4 * len(curves) + 0.4, 2.7)
+    axes = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    for axis, (name, curve) in zip(axes, curves.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.75", lw=1)
+        axis.plot(curve.said, curve.true, color="#0072B2", lw=1.2)
+        areas = 160 * curve.answers / max(curve.answers.max(), 1)
+        axis.scatter(curve.said, curve.true, s=areas, color="#0072B2", alpha=0.7, lw=0)
+        axis.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
+        axis.set_title(name, fontsize=9, color=INK)
+        axis.set_xlabel("said", fontsize=8, color=INK)
+        axis.tick_params(labelsize=8, colors=INK)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("came true", fontsize=8, color=INK)
     return figure
 
 

@@ -6,6 +6,7 @@ error that such rounds happen not to make.
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -124,8 +125,27 @@ def pairs_of_volumes(
     return MaskPairs.join(parts)
 
 
+def pairs_of_sequences(
+    sequences: Iterable[SliceSequence], networks: LimNet, *, rounds: int = 3
+) -> MaskPairs:
+    """Pairs of rounds on short sequences, each as a volume of its own: as varied as their stream.
+
+    Propagation sees the slices at their own size, so that thousands of rounds can be played.
+    """
+    parts = []
+    for sequence in sequences:
+        images, target = sequence.images.numpy(), sequence.target.numpy()
+        if target.any():
+            players = replace(networks, working_size=min(images.shape[1:]))
+            volume = Volume.from_array(images, window=(0, 1))
+            parts.append(pairs_of_rounds(volume, target, players, rounds=rounds))
+    return MaskPairs.join(parts)
+
+
 def draw_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int) -> MaskPairs:
-    """A batch with equal shares of all sources that have pairs, mirrored, turned and swapped.
+    """A batch with equal shares of all sources that have pairs, changed in contrast and mirrored.
+
+    Half of the batches are turned, and in half previous and current change places.
 
     Raises:
         ValueError: no source has pairs.
@@ -139,7 +159,8 @@ def draw_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int
     batch = batch.choose(torch.arange(size))
     if rng.random() < 0.5:  # or the network would learn that one of them wins as a rule
         batch = batch.swapped()
-    pictures = batch[:3]
+    contrast = torch.from_numpy(rng.normal(0, 0.25, (size, 1, 1, 1)).astype(np.float32)).exp()
+    pictures = [batch.images.clamp(0, 1) ** contrast, *batch[1:3]]
     if rng.random() < 0.5:
         pictures = [each.flip(-1) for each in pictures]
     if rng.random() < 0.5:

@@ -102,6 +102,24 @@ def number_of_clicks(scores: Sequence[float], target: float = 0.9, limit: int = 
     return next(reached, limit)
 
 
+def bootstrap_interval(
+    scores: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Where the mean of such scores lies with this confidence: percentiles of resampled means.
+
+    Args:
+        scores: of independent cases; slices or organs of one patient are not.
+
+    Raises:
+        ValueError: there is no score.
+    """
+    if len(scores) == 0:
+        raise ValueError("an interval needs at least one score, got none")
+    drawn = np.random.default_rng(seed).choice(np.asarray(scores), (resamples, len(scores)))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def _check(first: Mask, second: Mask) -> None:
     if first.shape != second.shape:
         raise ValueError(

@@ -182,8 +182,11 @@ def _published_yaml(reports_folder: str | Path | None) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that is there in full or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # there only if it failed
 
 
 def _commit() -> dict[str, Any]:

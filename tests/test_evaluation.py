@@ -1,12 +1,22 @@
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from limnet.clicks import Click
 from limnet.datasets import Case
-from limnet.evaluation import ROUND_COLUMNS, _slices_made_worse, evaluate, evaluate_cases
+from limnet.evaluation import (
+    COMPARISON_COLUMNS,
+    ROUND_COLUMNS,
+    _slices_made_worse,
+    evaluate,
+    evaluate_cases,
+    largest_slice,
+    replay,
+    scores_by_collection,
+)
 from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet, lite
 from limnet.networks.click_net import ClickLogits, ClickNet
@@ -113,6 +123,50 @@ def test_slices_made_worse_are_counted_against_the_round_before(
     assert result.slices_made_worse == worse
 
 
+def test_what_fusion_chose_between_is_kept(monkeypatch, networks, target):
+    half, wrong = target.copy(), np.zeros_like(target)
+    half[3, :, :24] = half[5, :, :21] = False
+    propagates(monkeypatch, [half, wrong])
+    result = evaluate(white_on(target), target, networks, rounds=2)
+    # slices 1 and 3 were clicked; on slice 5 three columns of four stood against nothing
+    assert COMPARISON_COLUMNS == ("round", "previous_better", "dice_previous", "dice_current")
+    np.testing.assert_allclose(result.comparisons, [[2, 0.25, 2 * 12 / (12 + 16), 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("oracle", "last"), [(False, 0), (True, 12)])
+def test_the_oracle_keeps_the_better_mask_whatever_the_network_says(
+    monkeypatch, networks, target, oracle, last
+):
+    half, wrong = target.copy(), np.zeros_like(target)
+    half[3, :, :24] = half[5, :, :21] = False
+    propagates(monkeypatch, [half, wrong])
+    result = evaluate(white_on(target), target, networks, rounds=2, oracle=oracle)
+    assert result.masks[5].sum() == last
+
+
+def test_another_method_gets_the_same_clicks_one_by_one(target):
+    clicks, seen = (Click(1, 15, 25), None, Click(3, 13, 23)), []
+
+    def segment(volume, given):
+        seen.append(tuple(given))
+        return target & np.isin(np.arange(7), [c.slice_index for c in given])[:, None, None]
+
+    result = replay(white_on(target), target, clicks, segment)
+    assert seen == [clicks[:1], (clicks[0], clicks[2])]  # none without a new click
+    found = [2 * pixels / (pixels + 224) for pixels in (144, 144, 208)]
+    assert result.dice == pytest.approx(found) and result.clicks == clicks
+    assert result.slices_made_worse == (0, 0, 0)
+
+
+def test_the_largest_slice_is_resized_with_its_mask(target):
+    volume, mask = largest_slice(white_on(target), target, size=64)
+    assert volume.images.shape == (1, 64, 64, 3) and mask.shape == (1, 64, 64)
+    # 12 x 12 of 32 x 48 pixels
+    assert mask[0, 20:44].any(axis=1).all() and mask.sum() == pytest.approx(24 * 16, abs=40)
+    assert volume.spacing_mm == (3, 0.5, 0.75)
+    assert volume.images[mask].mean() > 0.9 and volume.images[~mask].mean() < 0.05
+
+
 def test_a_slice_is_worse_when_its_dice_falls():
     target, before, after = np.zeros((3, 5, 4, 4), dtype=bool)
     target[:4, :2] = True
@@ -207,12 +261,37 @@ def test_what_was_evaluated_before_is_not_computed_again(
     for name in (*ROUND_COLUMNS, "clicks"):
         assert getattr(first, name) == getattr(again, name)
     assert np.array_equal(first.masks, again.masks)
+    assert np.array_equal(first.comparisons, again.comparisons)
     evaluated(rounds=2, fuse=False)
     assert len(calls) == 4  # another option
     with torch.no_grad():
         networks.click_net.weight += 1
     evaluated(rounds=2)
     assert len(calls) == 6  # other weights
+
+
+def test_another_method_is_evaluated_with_the_clicks_of_the_networks(
+    monkeypatch, networks, target, case, tmp_path
+):
+    calls, asked = propagations(monkeypatch, np.zeros_like(target)), []
+
+    def nothing(volume, clicks):
+        asked.append(tuple(clicks))
+        return np.zeros(volume.images.shape[:3], dtype=bool)
+
+    options = {"rounds": 2, "segment": nothing}
+    for _ in range(2):
+        [result] = evaluate_cases([case], None, networks, tmp_path / "cache", **options)
+    assert result.evaluation.dice == (0, 0) and result.organ == "liver"
+    assert len(calls) == 2 and len(asked) == 2  # the second time both come from the cache
+    expected = evaluate(case.load()[0], target, networks, rounds=2).clicks
+    assert asked == [expected[:1], expected]
+
+
+def test_only_the_largest_slice_is_evaluated_on_demand(networks, target, case, tmp_path):
+    options = {"rounds": 2, "only_largest_slice": True}
+    [result] = evaluate_cases([case], ["liver"], networks, tmp_path / "cache", **options)
+    assert result.evaluation.masks.shape == (1, 256, 256)
 
 
 def test_a_damaged_result_is_computed_again(monkeypatch, networks, target, case, tmp_path):
@@ -222,3 +301,17 @@ def test_a_damaged_result_is_computed_again(monkeypatch, networks, target, case,
         [stored] = (tmp_path / "cache").iterdir()
         stored.write_bytes(stored.read_bytes()[:100])
     assert len(calls) == 2
+
+
+def test_scores_are_means_of_labels_and_their_interval_is_over_cases():
+    scores = {("a", "liver"): 0.8, ("a", "spleen"): 0.6, ("b", "liver"): 1.0}
+    rows = [
+        {"collection": "ct", "method": "ours", "case": case, "organ": organ}
+        | {"round": n, "dice": d}
+        for (case, organ), last in scores.items()
+        for n, d in ((1, 0.5), (2, last))
+    ]
+    [row] = scores_by_collection(pd.DataFrame(rows)).to_dict("records")
+    assert (row["cases"], row["labels"]) == (2, 3)
+    assert row["round 1"] == 0.5 and row["round 2"] == pytest.approx(0.8)
+    assert (row["low"], row["high"]) == pytest.approx((0.7, 1.0))

@@ -3,8 +3,18 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
+from limnet.calibration import reliability
 from limnet.clicks import Click
-from limnet.figures import MASK, NEGATIVE, OPACITY, POSITIVE, TRUTH, show_slices, training_curve
+from limnet.figures import (
+    MASK,
+    NEGATIVE,
+    OPACITY,
+    POSITIVE,
+    TRUTH,
+    reliability_diagram,
+    show_slices,
+    training_curve,
+)
 
 SLICES = np.linspace(0, 1, 3 * 8 * 10).reshape(3, 8, 10).astype(np.float32)
 
@@ -106,5 +116,24 @@ def test_the_curve_is_the_mean_of_a_twentieth_of_the_run():
     assert axis.get_yscale() == "log"
 
 
+def test_the_scores_of_a_validation_stand_in_a_panel_below_the_loss():
+    figure = training_curve([1.0, 0.5, 0.4, 0.3], [(2, 0.6), (4, 0.75)])
+    loss, validation = figure.axes
+    assert validation.lines[0].get_xydata().tolist() == [[2, 0.6], [4, 0.75]]
+    assert [text.get_text() for text in validation.texts] == [" 0.75"]
+    assert validation.get_title("left") == "validation" and validation.get_yscale() == "linear"
+    assert validation.get_xlim() == loss.get_xlim()
+    assert (loss.get_xlabel(), validation.get_xlabel()) == ("", "iteration")
+    assert len(training_curve([1.0, 0.5]).axes) == 1
+
+
 def test_a_run_of_one_iteration_has_a_curve_too():
     assert training_curve([0.3]).axes[0].lines[1].get_ydata().tolist() == [0.3]
+
+
+def test_a_reliability_diagram_has_a_panel_a_name_and_a_dot_a_bin():
+    curve = reliability(np.array([0.05, 0.15, 0.95]), np.array([False, True, True]))
+    figure = reliability_diagram({"before": curve, "after": curve})
+    assert [axis.get_title() for axis in figure.axes] == ["before", "after"]
+    [dots] = figure.axes[0].collections
+    np.testing.assert_allclose(dots.get_offsets(), [[0.05, 0], [0.15, 1], [0.95, 1]])

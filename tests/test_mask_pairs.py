@@ -9,6 +9,7 @@ from limnet.mask_pairs import (
     defective_pairs,
     draw_pairs,
     pairs_of_rounds,
+    pairs_of_sequences,
     pairs_of_volumes,
 )
 from limnet.networks.checkpoints import lite
@@ -86,14 +87,14 @@ def test_nothing_joined_is_no_pairs():
 
 
 def numbered(first, count, size=4):
-    """Pairs whose images say their number and whose masks say which of the two they are."""
-    images = torch.arange(first, first + count).float()[:, None, None, None].expand(-1, 3, size, 4)
+    """Pairs whose truth, which is 1 less it where they are swapped, says their number."""
     masks = torch.ones(count, 1, size, 4)
-    return MaskPairs(images, 0 * masks, masks, torch.zeros(count))
+    number = torch.arange(first, first + count).float()
+    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, number)
 
 
 def numbers(pairs):
-    return pairs.images[:, 0, 0, 0].int().tolist()
+    return [int(max(number, 1 - number)) for number in pairs.previous_better.tolist()]
 
 
 def test_a_batch_has_equal_shares_of_the_sources_that_have_pairs():
@@ -150,3 +151,18 @@ def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypat
     assert {rounds for _, _, rounds, _ in played} == {4}
     assert played[0][3] is played[1][3] and played[0][3] is not played[2][3]
     assert len(pairs.images) == 18
+
+
+def test_rounds_on_sequences_are_played_at_their_own_size(monkeypatch):
+    played = []
+
+    def remember(volume, target, networks, *, rounds):
+        played.append((volume.images.shape, int(target.sum()), networks.working_size, rounds))
+        return numbered(0, 2)
+
+    monkeypatch.setattr(mask_pairs, "pairs_of_rounds", remember)
+    full = disk_sequence()
+    empty = full._replace(target=torch.zeros(6, 64, 64, dtype=torch.bool))
+    pairs = pairs_of_sequences([full, empty, full], lite(), rounds=4)
+    assert played == [((6, 64, 64), int(full.target.sum()), 64, 4)] * 2
+    assert len(pairs.images) == 4

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from limnet.metrics import dice, iou, number_of_clicks, surface_dice, surface_points
+from limnet.metrics import (
+    bootstrap_interval,
+    dice,
+    iou,
+    number_of_clicks,
+    surface_dice,
+    surface_points,
+)
 
 
 def ball(radius, centre=(12, 16, 16), shape=(24, 32, 32), spacing=(1, 1, 1)):
@@ -124,3 +131,19 @@ def test_a_spacing_that_does_not_fit_is_refused(spacing):
 def test_a_negative_tolerance_is_refused():
     with pytest.raises(ValueError, match="not be negative"):
         surface_dice(FIRST, SECOND, (1.0, 1.0), tolerance_mm=-1.0)
+
+
+def test_the_interval_of_many_scores_is_that_of_the_normal_distribution():
+    scores = np.random.default_rng(0).random(1000)
+    error = scores.std() / np.sqrt(1000)
+    for level, width in ((0.95, 1.96), (0.68, 0.994)):
+        low, high = bootstrap_interval(scores.tolist(), level=level, resamples=10_000)
+        assert low == pytest.approx(scores.mean() - width * error, abs=0.1 * error)
+        assert high == pytest.approx(scores.mean() + width * error, abs=0.1 * error)
+
+
+def test_one_score_is_its_own_interval_and_none_is_refused():
+    assert bootstrap_interval([0.7]) == pytest.approx((0.7, 0.7))
+    assert bootstrap_interval([0.1, 0.9]) == bootstrap_interval([0.1, 0.9])
+    with pytest.raises(ValueError, match="at least one score"):
+        bootstrap_interval([])

@@ -157,12 +157,14 @@ def test_a_write_that_fails_leaves_the_old_result(tmp_path, monkeypatch):
     old = json_path.read_text()
 
     def full(path, text, **_):
+        path.write_bytes(b"half of it")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="no space"):
         write_results(tmp_path, "table", [{"dice": 0.9}], {})
     assert json_path.read_text() == old
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "table.json"}
 
 
 @pytest.mark.parametrize("name", ["", "../table", "a/b", ".hidden"])
