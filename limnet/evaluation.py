@@ -22,7 +22,8 @@ from limnet.datasets import Case
 from limnet.metrics import bootstrap_interval, dice, surface_dice
 from limnet.networks.checkpoints import LimNet
 from limnet.propagation import PropagationOptions
-from limnet.session import Round, Session
+from limnet.rounds import Round
+from limnet.session import Session
 from limnet.simulated_user import next_click
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume

@@ -1,57 +1,27 @@
 """A session: clicks, propagation and fusion, round after round (paper, section II)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from limnet.clicks import Click, check_inside
-from limnet.close_up import CloseUp
 from limnet.fusion import fuse_rounds
+from limnet.mask_propagation import Arrived, Progress, propagate_masks
 from limnet.networks.checkpoints import LimNet
-from limnet.prompting import Prompt, ZoomIn, implied_click, predict_prompt
-from limnet.propagation import PropagationOptions, propagate
+from limnet.prompting import look_closer
+from limnet.propagation import PropagationOptions
+from limnet.rounds import Mask, Masks, PromptedSlice, Round, State, exchanged
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
 
-Mask = Bool[np.ndarray, "height width"]
-Masks = Bool[np.ndarray, "slices height width"]
-
-# of one click, each with the mask of the one before: the first sees where the object is, the
-# second looks closer (RITM predicts twice where it starts from a mask)
-PREDICTIONS = 2
-
-Progress = Callable[[int, int], None]  # slices done, slices in all
 # (previous masks, current masks) -> per slice the probability that the previous one is better
 Compare = Callable[[Masks, Masks], Float32[np.ndarray, " slices"]]
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """One interaction: its clicks, the propagation they led to, and the fusion."""
-
-    clicks: tuple[Click, ...]
-    prompt_slice: int  # from which the masks were propagated: the last clicked with a mask
-    masks: Masks  # after fusion
-    propagated: Masks  # before fusion
-    previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0.5 if not compared
-    kept_previous: Bool[np.ndarray, " slices"]  # where Eq. 4 kept the mask of the round before
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """All that a user has done; each action makes a new one, undo returns to the one before."""
-
-    rounds: tuple[Round, ...] = ()
-    clicks: tuple[Click, ...] = ()  # of the round that is not yet propagated
-    # prompt masks of every clicked slice, in all rounds
-    prompts: Mapping[int, Prompt] = field(default_factory=lambda: MappingProxyType({}))
-    locked: Mapping[int, Mask] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Session:
@@ -88,6 +58,7 @@ class Session:
             volume, networks.propagation_net, working_size=networks.working_size
         )
         self._states = (State(),)
+        self._undone: tuple[State, ...] = ()
 
     @property
     def state(self) -> State:
@@ -95,7 +66,7 @@ class Session:
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """Those that were propagated."""
+        """Those that were propagated or started from."""
         return self.state.rounds
 
     @property
@@ -112,44 +83,184 @@ class Session:
             masks[slice_index] = mask
         return masks
 
+    def mask(self, slice_index: int) -> Mask:
+        """One slice of `masks`, without copying the others: a click must answer at once."""
+        state = self.state
+        if slice_index in state.locked:
+            return state.locked[slice_index]
+        if slice_index in state.prompts:
+            return state.prompts[slice_index].mask
+        return self._mask_of_round(slice_index)
+
     def add_click(self, click: Click) -> Mask:
         """Add a click and return its slice's new prompt mask.
 
         Raises:
             ValueError: the click is outside the volume or its slice is locked.
         """
-        self._check(click)
-        index, state = click.slice_index, self.state
-        clicks = [each for each in (*self.clicks, click) if each.slice_index == index]
-        prompt = self._predict(clicks, state.prompts.get(index))
-        prompts = MappingProxyType({**state.prompts, index: prompt})
-        self._push(replace(state, clicks=(*state.clicks, click), prompts=prompts))
-        return self._mask(index)
+        return self.add_clicks([click])
 
-    def propagate(self, progress: Progress = lambda done, total: None) -> Round:
-        """Close the round: propagate in both directions, then fuse with the round before.
-
-        An exception raised by `progress` cancels; the session is then as it was.
+    def add_clicks(self, clicks: Sequence[Click]) -> Mask:
+        """Add clicks on one slice at once, as of a scribble or box; the slice's new prompt mask.
 
         Raises:
-            RuntimeError: there is no click since the last round.
+            ValueError: there is none, they are on several slices, one is outside the volume, or
+                the slice is locked.
         """
+        self._check(clicks)
+        index, state = clicks[0].slice_index, self.state
+        last = state.prompts.get(index) or PromptedSlice(self._start(index))
+        every = (*last.clicks, *clicks)
+        probability = self._predict(every, last.probability)
+        prompt = replace(last, clicks=every, probability=probability, painted=False)
+        state = replace(state, clicks=(*state.clicks, *clicks))
+        self._push(state.with_prompt(index, prompt))
+        return prompt.mask
+
+    def move_click(self, old: Click, new: Click) -> Mask:
+        """Put a click elsewhere on its slice and return the slice's new prompt mask.
+
+        Raises:
+            ValueError: there is no such click since the slice was last propagated from or painted,
+                the new one is on another slice or outside, or the slice is locked.
+        """
+        if new.slice_index != old.slice_index:
+            raise ValueError(
+                f"a click must stay on its slice {old.slice_index}, got {new.slice_index}; remove "
+                "it and click there"
+            )
+        self._check([new])
+        return self._exchange(old, [new])
+
+    def remove_click(self, click: Click) -> Mask:
+        """Take a click away and return the slice's new mask.
+
+        Raises:
+            ValueError: as `move_click`.
+        """
+        return self._exchange(click, [])
+
+    def paint(self, slice_index: int, mask: np.ndarray) -> Mask:
+        """Give a slice the mask that the user drew; like a clicked slice, it is then kept.
+
+        Raises:
+            ValueError: there is no such slice, it is locked, or the mask has another shape.
+        """
+        self._check_slice(slice_index, "painted")
+        self._check_shape(mask, self.volume.images.shape[1:3])
+        last = self.state.prompts.get(slice_index)
+        drawn = torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
+        prompt = PromptedSlice(drawn, last.clicks if last else (), painted=True).settle()
+        self._push(self.state.with_prompt(slice_index, prompt))
+        return prompt.mask
+
+    def show(self, slice_index: int, mask: Mask) -> None:
+        """Let a slice that was edited have this mask, as part of the action that came last."""
+        prompt = self.state.prompts.get(slice_index)
+        if prompt is None:  # its last click was taken away: nothing was predicted
+            return
+        shown = torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
+        prompts = {**self.state.prompts, slice_index: replace(prompt, probability=shown)}
+        state = replace(self.state, prompts=MappingProxyType(prompts))
+        self._states = (*self._states[:-1], state)
+
+    def start_from(self, masks: np.ndarray) -> Round:
+        """Go on from masks that were made before or elsewhere, as if a round had led to them.
+
+        Raises:
+            ValueError: the masks have not the shape of the volume.
+        """
+        self._check_shape(masks, self.volume.images.shape[:3])
+        given = Round.given(masks.copy())
+        self._push(replace(self.state, rounds=(*self.rounds, given)))
+        return given
+
+    def propagate(
+        self,
+        progress: Progress = lambda done, total: None,
+        arrived: Arrived = lambda slice_index, mask: None,
+    ) -> Round:
+        """Close the round: propagate in both directions, then fuse with the round before.
+
+        An exception raised by `progress` or `arrived` cancels; the session is then as it was.
+
+        Args:
+            arrived: gets each mask when it is there; again, if the close-up had to grow.
+
+        Raises:
+            RuntimeError: nothing was clicked or painted since the last round.
+        """
+        closed = self.propagated(progress, arrived)
+        self.close(closed)
+        return closed
+
+    def propagated(
+        self,
+        progress: Progress = lambda done, total: None,
+        arrived: Arrived = lambda slice_index, mask: None,
+    ) -> Round:
+        """The round that `propagate` would close, while the session stays as it is."""
         state = self.state
-        if not state.clicks:
+        if not state.changed:
             raise RuntimeError("a round needs at least one click; add one before propagating")
         given = self._given()
-        clicked = [click.slice_index for click in reversed(self.clicks)]
+        edited = state.edited[::-1]
         # an empty mask, left by negative clicks, is kept but has nothing to carry
-        prompt_slice = next((index for index in clicked if given[index].any()), clicked[0])
-        propagated = self._propagate(given, prompt_slice, progress)
-        previous_better = np.full(len(propagated), 0.5, dtype=np.float32)
-        masks = propagated
+        prompt_slice = next((index for index in edited if given[index].any()), edited[0])
+        net, options = self.networks.propagation_net, self.options
+        propagated, errors = propagate_masks(
+            net, self.features, given, prompt_slice, options, progress=progress, arrived=arrived
+        )
+        masks, previous_better = propagated, np.full(len(propagated), 0.5, dtype=np.float32)
         if self.fuse and self.rounds:
             masks, previous_better = self._fuse(self.rounds[-1].masks, propagated, given)
         kept = (masks != propagated).any(axis=(1, 2))
-        closed = Round(state.clicks, prompt_slice, masks, propagated, previous_better, kept)
-        self._push(replace(state, rounds=(*state.rounds, closed), clicks=()))
-        return closed
+        if kept.any():
+            errors = np.where(kept, self.rounds[-1].expected_errors, errors)
+        about = (propagated, previous_better, kept, errors)
+        return Round(state.clicks, prompt_slice, masks, *about)
+
+    def close(self, closed: Round) -> None:
+        """Close the open round with one that `propagated` gave.
+
+        Raises:
+            ValueError: its masks have another shape, or its clicks are not the open round's.
+        """
+        self._check_shape(closed.masks, self.volume.images.shape[:3])
+        if closed.clicks != self.state.clicks or not self.state.changed:
+            raise ValueError("a round must have the clicks of the open one; propagate again")
+        self._push(self.state.with_round(closed))
+
+    def take_other(self, slice_index: int) -> Mask:
+        """Overrule fusion on a slice: take the other one of the last two rounds' masks.
+
+        Raises:
+            ValueError: there is no other, or the user has given the slice a mask.
+        """
+        self._check_slice(slice_index, "chosen")
+        if len(self.rounds) < 2 or slice_index in self.state.prompts:
+            raise ValueError(
+                f"slice {slice_index} must have masks of two rounds and no click of its own, got "
+                f"{len(self.rounds)} rounds; undo or click there instead"
+            )
+        before, last = self.rounds[-2:]
+        masks, kept = last.masks.copy(), last.kept_previous.copy()
+        kept[slice_index] = not kept[slice_index]
+        masks[slice_index] = (before.masks if kept[slice_index] else last.propagated)[slice_index]
+        chosen = replace(last, masks=masks, kept_previous=kept)
+        self._push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
+        return masks[slice_index].copy()
+
+    def most_doubtful(self) -> int | None:
+        """Where to look next: the slice with the most pixels that are expected to be wrong (ours).
+
+        None before the first round, or if nothing is doubted.
+        """
+        if not self.rounds:
+            return None
+        errors = self.rounds[-1].expected_errors.copy()
+        errors[list(self._given())] = 0
+        return int(errors.argmax()) if errors.any() else None
 
     def lock(self, slice_index: int) -> None:
         """Keep this slice's mask as it is now: no later round changes it.
@@ -157,10 +268,8 @@ class Session:
         Raises:
             ValueError: there is no such slice.
         """
-        slices = len(self.volume.images)
-        if not 0 <= slice_index < slices:
-            raise ValueError(f"a slice to lock must be one of 0 to {slices - 1}, got {slice_index}")
-        locked = {**self.state.locked, slice_index: self._mask(slice_index)}
+        self._check_index(slice_index, "locked")
+        locked = {**self.state.locked, slice_index: self.mask(slice_index)}
         self._push(replace(self.state, locked=MappingProxyType(locked)))
 
     def unlock(self, slice_index: int) -> None:
@@ -178,100 +287,93 @@ class Session:
         self._push(replace(self.state, locked=MappingProxyType(others)))
 
     def undo(self) -> None:
-        """Take back the last click, round, lock or unlock; nothing happens at the very start."""
-        self._states = self._states[:-1] or self._states
+        """Take back the last action; nothing happens at the very start."""
+        if len(self._states) > 1:
+            self._undone = (*self._undone, self.state)
+            self._states = self._states[:-1]
+
+    def redo(self) -> None:
+        """Do again what was last undone, unless something else was done since."""
+        if self._undone:
+            self._states = (*self._states, self._undone[-1])
+            self._undone = self._undone[:-1]
+
+    def restore(self, state: State) -> None:
+        """Be as a `state` that this session had before, and forget all others."""
+        self._states, self._undone = (state,), ()
 
     def save(self, path: str | Path) -> None:
         """Write the masks as NIfTI on the grid of the volume's file (see `Volume.save_masks`)."""
         self.volume.save_masks(self.masks, path)
 
     def _push(self, state: State) -> None:
-        self._states = (*self._states, state)
+        self._states, self._undone = (*self._states, state), ()
 
-    def _check(self, click: Click) -> None:
-        check_inside(click, self.volume.images.shape[:3])
-        if click.slice_index in self.state.locked:
-            raise ValueError(f"slice {click.slice_index} is locked; unlock it before clicking")
+    def _check(self, clicks: Sequence[Click]) -> None:
+        if len({click.slice_index for click in clicks}) != 1:
+            raise ValueError(f"clicks must be on one slice, at least one, got {list(clicks)}")
+        for click in clicks:
+            check_inside(click, self.volume.images.shape[:3])
+        self._check_slice(clicks[0].slice_index, "clicked")
 
-    def _mask(self, slice_index: int) -> Mask:
-        """One slice of `masks`, without copying the others: a click must answer at once."""
-        state = self.state
-        if slice_index in state.locked:
-            return state.locked[slice_index]
-        if slice_index in state.prompts:
-            return _binary(state.prompts[slice_index])
-        if state.rounds:
-            return state.rounds[-1].masks[slice_index].copy()
+    def _check_slice(self, slice_index: int, verb: str) -> None:
+        self._check_index(slice_index, verb)
+        if slice_index in self.state.locked:
+            raise ValueError(f"slice {slice_index} is locked; unlock it before it can be {verb}")
+
+    def _check_index(self, slice_index: int, verb: str) -> None:
+        slices = len(self.volume.images)
+        if not 0 <= slice_index < slices:
+            raise ValueError(
+                f"a slice to be {verb} must be one of 0 to {slices - 1}, got {slice_index}"
+            )
+
+    def _check_shape(self, mask: np.ndarray, shape: tuple[int, ...]) -> None:
+        if mask.shape != shape or mask.dtype != bool:
+            raise ValueError(
+                f"a mask must be bool of shape {shape}, got {mask.dtype} of shape {mask.shape}"
+            )
+
+    def _exchange(self, click: Click, others: list[Click]) -> Mask:
+        """Predict a slice again, click by click, with others in place of one."""
+        index, state = click.slice_index, self.state
+        last = state.prompts.get(index)
+        if last is None or click not in last.movable:
+            raise ValueError(
+                f"a click to move or remove must be one since slice {index} was last propagated "
+                f"from or painted, got {click}; undo goes further back"
+            )
+        self._check_slice(index, "clicked")
+        every = exchanged(last.clicks, click, others)
+        state = replace(state, clicks=exchanged(state.clicks, click, others))
+        probability = self._start(index) if last.settled is None else last.settled
+        if not every and last.settled is None:
+            self._push(state.without_prompt(index))
+            return self.mask(index)
+        for count in range(last.settled_clicks + 1, len(every) + 1):
+            probability = self._predict(every[:count], probability)
+        prompt = replace(last, clicks=every, probability=probability)
+        self._push(state.with_prompt(index, prompt))
+        return prompt.mask
+
+    def _start(self, slice_index: int) -> Tensor:
+        """What a first click on a slice corrects: an earlier round's mask, or nothing yet."""
+        mask = self._mask_of_round(slice_index)
+        return torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
+
+    def _mask_of_round(self, slice_index: int) -> Mask:
+        if self.rounds:
+            return self.rounds[-1].masks[slice_index].copy()
         return np.zeros(self.volume.images.shape[1:3], dtype=bool)
 
     def _given(self) -> dict[int, Mask]:
-        """Masks that the user vouches for: of clicked slices and, before them, of locked ones."""
-        prompts = {index: _binary(prompt) for index, prompt in self.state.prompts.items()}
+        """Masks that the user vouches for: of edited slices and, before them, of locked ones."""
+        prompts = {index: prompt.mask for index, prompt in self.state.prompts.items()}
         return {**prompts, **self.state.locked}
 
-    def _predict(self, clicks: list[Click], last: Prompt | None) -> Prompt:
-        """The prompt of a slice: RITM's pipeline, zoomed in from the first click on."""
-        index = clicks[0].slice_index
-        image = self._images([index])[0]
-        size = self.networks.zoom_size
-        # RITM: crops of at least 200 pixels are enlarged to 400
-        zoom = ZoomIn(target_size=size, min_crop_size=size // 2, skip_clicks=-1)
-        if last is not None:
-            previous = last.probability
-        else:  # an earlier round's mask is there to be corrected, or nothing yet
-            before = self._mask(index)
-            previous = torch.from_numpy(before).to(image) if before.any() else None
-        implied = implied_click(clicks, self._mask(index))
-        clicks = [*clicks, implied] if implied else clicks
-        for _ in range(PREDICTIONS):
-            prompt = predict_prompt(self.networks.click_net, image, clicks, previous, zoom=zoom)
-            previous = prompt.probability
-        return prompt
-
-    def _propagate(self, given: dict[int, Mask], prompt_slice: int, progress: Progress) -> Masks:
-        """Masks of all slices, seen in a close-up of the object where the network has one.
-
-        When the object comes near the border of its close-up, propagation starts again in a larger
-        one, so that nothing is cut off.
-        """
-        slice_size = self.volume.images.shape[1:3]
-        size, part = self.networks.propagation_net.config.close_up_size, CloseUp.whole(slice_size)
-        if size:
-            part = CloseUp.around(np.stack(list(given.values())))
-        while part != CloseUp.whole(slice_size):
-            features = self.features.within(part, size)
-            masks = self._propagate_within(features, given, prompt_slice, progress)
-            if masks is not None:
-                return masks
-            part = part.grown(slice_size)
-        return self._propagate_within(self.features, given, prompt_slice, progress)
-
-    def _propagate_within(
-        self,
-        features: SliceFeatures,
-        given: dict[int, Mask],
-        prompt_slice: int,
-        progress: Progress,
-    ) -> Masks | None:
-        """Masks of all slices, or None as soon as the object comes near the border of the part."""
-        frame, part, device = features.frame, features.part, self.networks.device
-        masks = np.zeros(self.volume.images.shape[:3], dtype=bool)
-        probabilities = {}
-        for index, mask in given.items():
-            masks[index] = mask
-            mask = torch.from_numpy(mask[part.pixels]).to(device, torch.float32)
-            probabilities[index] = frame.pad(frame.enter(mask))
-        net, slices = self.networks.propagation_net, len(masks)
-        passes = propagate(net, features, slices, prompt_slice, probabilities, self.options)
-        progress(1, slices)
-        for done, (index, probability) in enumerate(passes, start=2):
-            if index not in given:
-                mask = frame.leave(frame.unpad(probability)).cpu().numpy()
-                if part.reached_by(mask, masks.shape[1:]):
-                    return None
-                masks[index][part.pixels] = mask
-            progress(done, slices)
-        return masks
+    def _predict(self, clicks: Sequence[Click], probability: Tensor) -> Tensor:
+        image, networks = self._images([clicks[0].slice_index])[0], self.networks
+        return look_closer(networks.click_net, image, clicks, probability, networks.zoom_size)
 
     def _fuse(
         self, previous: Masks, current: Masks, given: dict[int, Mask]
@@ -296,7 +398,3 @@ class Session:
     def _images(self, slice_indices: list[int]) -> Tensor:
         """Slices in [0, 1] at the volume's own size (batch, 3, height, width)."""
         return torch.from_numpy(self.volume.rgb(slice_indices)).to(self.networks.device)
-
-
-def _binary(prompt: Prompt) -> Mask:
-    return (prompt.probability > 0.5).cpu().numpy()

@@ -77,7 +77,7 @@ def propagates(monkeypatch, masks_of_round):
         for index in set(range(slices)) - {prompt_slice}:
             yield index, torch.from_numpy(masks[index]).float()
 
-    monkeypatch.setattr("limnet.session.propagate", propagate)
+    monkeypatch.setattr("limnet.mask_propagation.propagate", propagate)
 
 
 def test_the_user_clicks_on_the_largest_slice_and_then_on_the_largest_errors(
@@ -229,7 +229,7 @@ def propagations(monkeypatch, target):
         for index in set(range(slices)) - {prompt_slice}:
             yield index, torch.from_numpy(target[index]).float()
 
-    monkeypatch.setattr("limnet.session.propagate", propagate)
+    monkeypatch.setattr("limnet.mask_propagation.propagate", propagate)
     return calls
 
 

@@ -23,10 +23,11 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "baselines",
         "fit",
     },
-    {"propagation", "sequences"},
-    {"session", "journal"},
-    {"mask_pairs"},
-    {"training", "evaluation", "model_card"},
+    {"propagation", "sequences", "rounds"},
+    {"mask_propagation"},
+    {"session"},
+    {"mask_pairs", "annotation"},
+    {"training", "evaluation", "model_card", "journal", "export"},
     {"widget"},
 ]
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
@@ -99,7 +100,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 7000, lines
+    assert sum(lines.values()) <= 9500, lines
 
 
 @pytest.mark.parametrize(

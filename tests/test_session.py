@@ -1,75 +1,14 @@
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from torch.nn import functional
+from fakes import SHAPE, fakes, ramp
 
 from limnet.clicks import Click
-from limnet.networks.checkpoints import LimNet
-from limnet.networks.click_net import ClickLogits, ClickNet
-from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
-from limnet.networks.quality_net import QualityNet
+from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.session import Session
 from limnet.volume import Volume
-
-SHAPE = (5, 32, 48)
-
-
-class Disks(ClickNet):
-    """Adds the disks of positive clicks to the previous mask and takes the negative ones away."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, images, click_maps, previous):
-        positive, negative = click_maps.split(1, dim=1)
-        logits = 10 * (previous + positive - 2 * negative) - 5
-        return ClickLogits(logits, logits)
-
-
-class Brighter(PropagationNet):
-    """Paints every column whose brightness is above `level`, whatever it remembers."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-        self.config = PropagationNetConfig(hidden_dim=1)
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.level, self.encoded = 0.5, 0
-
-    def encode_key(self, images):
-        self.encoded += len(images)
-        one = images.new_ones(1, 1, *(side // 16 for side in images.shape[2:]))
-        brightness = images[:, :1] * 0.229 + 0.485
-        return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
-
-    def encode_value(self, images, f16, sensory, mask, others, *, update_sensory):
-        return f16, sensory
-
-    def decode(self, f16, f8, f4, readout, sensory, *, update_sensory):
-        return 1000 * (functional.pixel_shuffle(f4, 4) - self.level), sensory
-
-
-class Prefers(QualityNet):
-    """Has made up its mind."""
-
-    def __init__(self, previous_better):
-        nn.Module.__init__(self)
-        self.previous_better = previous_better
-
-    def forward(self, images, previous, current):
-        return torch.full((len(images),), self.previous_better)
-
-
-def fakes(previous_better=0.25, working_size=32):
-    return LimNet("fake", Disks(), Brighter(), Prefers(previous_better), working_size, 48)
-
-
-def ramp():
-    """Column c of every slice has the brightness c / 48."""
-    images = np.broadcast_to(np.arange(48, dtype=np.float32) / 48, SHAPE)
-    return Volume.from_array(images, window=(0, 1))
 
 
 def new_session(previous_better=0.25, **options):
@@ -245,7 +184,7 @@ def test_clicked_and_locked_slices_are_given_to_every_later_round(monkeypatch):
         seen.append((prompt_slice, {index: bool(mask[16, 10]) for index, mask in given.items()}))
         return iter(())
 
-    monkeypatch.setattr("limnet.session.propagate", records)
+    monkeypatch.setattr("limnet.mask_propagation.propagate", records)
     session = new_session()
     session.lock(3)  # without a mask: the object is not there
     for slice_index in (2, 0, 4):
@@ -313,6 +252,156 @@ def test_undoing_any_actions_one_by_one_gives_back_every_earlier_state(seed):
         assert (session.clicks, session.rounds) == (clicks, rounds)
         assert set(session.state.locked) == locked
     assert not session.masks.any() and session.clicks == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_undone_can_be_done_again_until_something_else_is_done(seed):
+    rng = np.random.default_rng(seed)
+    session, states = new_session(previous_better=0.75), []
+    for _ in range(12):
+        random_action(session, rng)
+        states.append(session.state)
+    for _ in range(20):
+        session.undo()
+    for state in states:
+        session.redo()
+        assert session.state is state
+    session.undo()
+    session.lock(0) if 0 not in session.state.locked else session.unlock(0)
+    last = session.state
+    session.redo()
+    assert session.state is last
+
+
+def test_clicks_made_at_once_are_predicted_at_once():
+    session = new_session()
+    mask = session.add_clicks([Click(2, 16, 10), Click(2, 16, 30)])
+    assert mask[16, 10] and mask[16, 30] and len(session.clicks) == 2
+    session.undo()
+    assert session.clicks == ()
+    with pytest.raises(ValueError, match="clicks must be on one slice"):
+        session.add_clicks([Click(2, 16, 10), Click(3, 16, 10)])
+    with pytest.raises(ValueError, match="at least one"):
+        session.add_clicks([])
+
+
+def test_a_removed_click_leaves_no_trace():
+    session, other = new_session(), new_session()
+    session.add_click(Click(2, 16, 10))
+    session.add_click(Click(2, 5, 40))
+    mask = session.remove_click(Click(2, 5, 40))
+    assert np.array_equal(mask, other.add_click(Click(2, 16, 10)))
+    assert session.clicks == other.clicks
+    assert not session.remove_click(Click(2, 16, 10)).any()
+    assert not session.state.prompts and not session.state.changed
+
+
+def test_a_moved_click_is_as_if_it_had_been_made_there():
+    session, other = new_session(), new_session()
+    session.add_click(Click(2, 16, 10))
+    session.add_click(Click(2, 16, 20))
+    moved = session.move_click(Click(2, 16, 10), Click(2, 5, 40))
+    other.add_click(Click(2, 5, 40))
+    assert np.array_equal(moved, other.add_click(Click(2, 16, 20)))
+    assert session.clicks == other.clicks
+    with pytest.raises(ValueError, match="stay on its slice 2"):
+        session.move_click(Click(2, 5, 40), Click(3, 5, 40))
+
+
+def test_a_click_that_was_propagated_from_stays():
+    session = painted(new_session(), 0.5)
+    session.add_click(Click(2, 16, 10))
+    session.propagate()
+    with pytest.raises(ValueError, match="undo goes further back"):
+        session.remove_click(Click(2, 16, 10))
+
+
+def test_a_painted_mask_is_kept_carried_and_corrected_by_clicks():
+    drawn = np.zeros(SHAPE[1:], dtype=bool)
+    drawn[4:8, 4:8] = True
+    session = painted(new_session(), 0.5)
+    session.paint(3, drawn)
+    assert session.state.painted == {3} and np.array_equal(session.mask(3), drawn)
+    closed = session.propagate()
+    assert closed.prompt_slice == 3 and np.array_equal(closed.masks[3], drawn)
+    mask = session.add_click(Click(3, 20, 40))
+    assert mask[4:8, 4:8].all() and mask[20, 40] and not session.state.painted
+    assert np.array_equal(session.remove_click(Click(3, 20, 40)), drawn)
+
+
+def test_a_painted_mask_must_fit_the_slice():
+    with pytest.raises(ValueError, match=r"bool of shape \(32, 48\)"):
+        new_session().paint(3, np.zeros((32, 47), dtype=bool))
+    with pytest.raises(ValueError, match="got uint8"):
+        new_session().paint(3, np.zeros((32, 48), dtype=np.uint8))
+
+
+def test_masks_from_elsewhere_are_a_round_to_go_on_from():
+    masks = np.zeros(SHAPE, dtype=bool)
+    masks[:, 4:8, 4:8] = True
+    session = new_session()
+    session.start_from(masks)
+    assert np.array_equal(session.masks, masks) and len(session.rounds) == 1
+    assert session.add_click(Click(1, 20, 40))[4:8, 4:8].all()
+    with pytest.raises(ValueError, match=r"bool of shape \(5, 32, 48\)"):
+        session.start_from(masks[1:])
+
+
+def test_the_user_overrules_fusion_on_a_slice():
+    session = painted(new_session(previous_better=0.9), 0.5)
+    session.add_click(Click(2, 16, 10))
+    session.propagate()
+    with pytest.raises(ValueError, match="masks of two rounds"):
+        session.take_other(1)
+    session.add_click(Click(4, 16, 10))
+    painted(session, 0.25).propagate()
+    assert first_columns(session.masks)[1] == 24  # fusion kept the round before
+    assert first_columns(session.take_other(1)[None]) == [12]
+    assert first_columns(session.masks)[:2] == [24, 12]
+    session.take_other(1)
+    assert first_columns(session.masks)[:2] == [24, 24]
+    with pytest.raises(ValueError, match="no click of its own"):
+        session.take_other(4)
+
+
+def test_masks_arrive_slice_by_slice_before_fusion():
+    session, seen = painted(new_session(), 0.5), {}
+    session.add_click(Click(2, 16, 10))
+    closed = session.propagate(arrived=lambda index, mask: seen.update({index: mask.copy()}))
+    assert list(seen) == [3, 4, 1, 0]
+    assert all(np.array_equal(closed.propagated[index], mask) for index, mask in seen.items())
+
+
+def test_a_round_that_is_computed_changes_nothing_until_it_is_closed():
+    session = painted(new_session(), 0.5)
+    session.add_click(Click(2, 16, 10))
+    before = session.state
+    closed = session.propagated()
+    assert session.state is before
+    session.close(closed)
+    assert session.rounds == (closed,)
+    with pytest.raises(ValueError, match="the clicks of the open one"):
+        session.close(closed)
+
+
+def test_the_most_doubtful_slice_has_the_largest_expected_error():
+    session = painted(new_session(), 0.5)
+    assert session.most_doubtful() is None
+    session.add_click(Click(2, 16, 10))
+    round_ = session.propagated()
+    errors = np.array([1, 5, 9, 2, 0], dtype=np.float32)  # slice 2 was clicked
+    session.close(replace(round_, expected_errors=errors))
+    assert session.most_doubtful() == 1
+
+
+def test_expected_errors_are_the_probability_of_the_less_likely():
+    session = new_session()
+    session.networks.propagation_net.level = 0.0  # sigmoid(1000 * brightness): sure but for 0
+    session.add_click(Click(2, 16, 10))
+    closed = session.propagate()
+    assert closed.expected_errors[2] == 0
+    # one column of 32 pixels has probability 1 / 2
+    assert closed.expected_errors[[0, 1, 3, 4]] == pytest.approx(16, rel=0.05)
 
 
 def test_undo_at_the_start_does_nothing():

@@ -1,0 +1,70 @@
+"""Ten-line networks with made-up minds, and a volume whose columns grow brighter."""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from limnet.networks.checkpoints import LimNet
+from limnet.networks.click_net import ClickLogits, ClickNet
+from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
+from limnet.networks.quality_net import QualityNet
+from limnet.volume import Volume
+
+SHAPE = (5, 32, 48)
+
+
+class Disks(ClickNet):
+    """Adds the disks of positive clicks to the previous mask and takes the negative ones away."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, click_maps, previous):
+        positive, negative = click_maps.split(1, dim=1)
+        logits = 10 * (previous + positive - 2 * negative) - 5
+        return ClickLogits(logits, logits)
+
+
+class Brighter(PropagationNet):
+    """Paints every column whose brightness is above `level`, whatever it remembers."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.config = PropagationNetConfig(hidden_dim=1)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.level, self.encoded = 0.5, 0
+
+    def encode_key(self, images):
+        self.encoded += len(images)
+        one = images.new_ones(1, 1, *(side // 16 for side in images.shape[2:]))
+        brightness = images[:, :1] * 0.229 + 0.485
+        return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
+
+    def encode_value(self, images, f16, sensory, mask, others, *, update_sensory):
+        return f16, sensory
+
+    def decode(self, f16, f8, f4, readout, sensory, *, update_sensory):
+        return 1000 * (functional.pixel_shuffle(f4, 4) - self.level), sensory
+
+
+class Prefers(QualityNet):
+    """Has made up its mind."""
+
+    def __init__(self, previous_better):
+        nn.Module.__init__(self)
+        self.previous_better = previous_better
+
+    def forward(self, images, previous, current):
+        return torch.full((len(images),), self.previous_better)
+
+
+def fakes(previous_better=0.25, working_size=32):
+    return LimNet("fake", Disks(), Brighter(), Prefers(previous_better), working_size, 48)
+
+
+def ramp():
+    """Column c of every slice has the brightness c / 48."""
+    images = np.broadcast_to(np.arange(48, dtype=np.float32) / 48, SHAPE)
+    return Volume.from_array(images, window=(0, 1))
