@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from limnet.clicks import Click
+from limnet.clicks import Box, Click
+from limnet.history import History
 from limnet.networks.checkpoints import LimNet
 from limnet.rounds import Round, State
 from limnet.session import Session
@@ -46,8 +47,7 @@ class Annotation:
             volume, networks.propagation_net, working_size=networks.working_size
         )
         self.objects: tuple[SegmentedObject, ...] = ()
-        self._past: tuple[Snapshot, ...] = ()
-        self._future: tuple[Snapshot, ...] = ()
+        self._history: History[Snapshot] = History(())
 
     def perform(self, action: Action) -> bool:
         """Apply one action; whether it changed anything.
@@ -66,9 +66,8 @@ class Annotation:
             raise ValueError(f"an action must be one of {', '.join(ACTIONS)}, got {kind!r}")
         if kind in ("undo", "redo", "seen"):
             return self._call(perform, kind, values)
-        before = self._snapshot()
         self._call(perform, kind, values)
-        self._past, self._future = (*self._past, before), ()
+        self._history.push(self._snapshot())
         return True
 
     def session(self, name: str) -> Session:
@@ -96,11 +95,11 @@ class Annotation:
 
     @property
     def can_undo(self) -> bool:
-        return bool(self._past)
+        return self._history.can_undo
 
     @property
     def can_redo(self) -> bool:
-        return bool(self._future)
+        return self._history.can_redo
 
     def _do_add_object(self, object: str, colour: str) -> None:
         self._check_name(object)
@@ -132,6 +131,9 @@ class Annotation:
 
     def _do_clicks(self, object: str, clicks: Sequence[Sequence[Any]]) -> None:
         self.session(object).add_clicks([_click(each) for each in clicks])
+
+    def _do_box(self, object: str, slice_index: int, box: Sequence[Any]) -> None:
+        self.session(object).add_box(slice_index, Box(*box))
 
     def _do_move_click(self, object: str, click: Sequence[Any], to: Sequence[Any]) -> None:
         self.session(object).move_click(_click(click), _click(to))
@@ -170,23 +172,24 @@ class Annotation:
         if np.array_equal(session.mask(slice_index), mask):
             return False
         session.show(slice_index, mask)
+        self._history.amend(self._snapshot())
         return True
 
     def _do_undo(self) -> bool:
-        if not self._past:
-            return False
-        self._future = (*self._future, self._snapshot())
-        self._restore(self._past[-1])
-        self._past = self._past[:-1]
-        return True
+        return self._move(self._history.undo)
 
     def _do_redo(self) -> bool:
-        if not self._future:
-            return False
-        self._past = (*self._past, self._snapshot())
-        self._restore(self._future[-1])
-        self._future = self._future[:-1]
-        return True
+        return self._move(self._history.redo)
+
+    def _move(self, move: Callable[[], None]) -> bool:
+        """Undo or redo; whether there was anything to."""
+        before = self._history.now
+        move()
+        self.objects = tuple(each for each, _ in self._history.now)
+        for each, state in self._history.now:
+            if each.session.state is not state:
+                each.session.restore(state)
+        return self._history.now is not before
 
     def _call(self, perform: Callable[..., Any], kind: str, values: dict[str, Any]) -> Any:
         try:
@@ -213,12 +216,6 @@ class Annotation:
 
     def _snapshot(self) -> Snapshot:
         return tuple((each, each.session.state) for each in self.objects)
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        self.objects = tuple(each for each, _ in snapshot)
-        for each, state in snapshot:
-            if each.session.state is not state:
-                each.session.restore(state)
 
     @property
     def _slice_size(self) -> tuple[int, int]:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -29,6 +31,38 @@ class Click:
                 "a click needs finite, non-negative (slice_index, row, column), "
                 f"got {position}; give voxel indices of the volume"
             )
+
+
+class Box(NamedTuple):
+    """A rectangle around an object on a slice, in pixels; all four ends belong to it."""
+
+    top: float | int
+    left: float | int
+    bottom: float | int
+    right: float | int
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """(row, column)"""
+        return (self.top + self.bottom) / 2, (self.left + self.right) / 2
+
+    def ellipse(self, shape: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        """What fills the box best when nothing else is known of the object.
+
+        Raises:
+            ValueError: the box is empty or reaches beyond a slice of this shape.
+        """
+        inside = 0 <= self.top <= self.bottom < shape[0] and 0 <= self.left <= self.right < shape[1]
+        if not inside:
+            raise ValueError(
+                f"a box must have top <= bottom < {shape[0]} and left <= right < {shape[1]}, "
+                f"got {tuple(self)}"
+            )
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        (row, column), half = self.middle, (self.bottom - self.top + 1) / 2
+        down = (rows - row) / half
+        right = (columns - column) / ((self.right - self.left + 1) / 2)
+        return down**2 + right**2 <= 1
 
 
 def click_maps(

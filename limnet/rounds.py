@@ -1,6 +1,6 @@
 """What a user has done with one object, frozen: clicked slices, closed rounds, locked slices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -34,6 +34,22 @@ class Round:
         kept = np.zeros(len(masks), dtype=bool)
         largest = int(masks.sum(axis=(1, 2)).argmax())
         return cls((), largest, masks, masks, half, kept, np.zeros_like(half))
+
+    def with_other(self, slice_index: int, before: "Round") -> "Round":
+        """On this slice the mask that fusion did not choose, of the propagation or of `before`."""
+        masks, kept = self.masks.copy(), self.kept_previous.copy()
+        kept[slice_index] = not kept[slice_index]
+        masks[slice_index] = (before.masks if kept[slice_index] else self.propagated)[slice_index]
+        return replace(self, masks=masks, kept_previous=kept)
+
+    def most_doubtful(self, given: Iterable[int]) -> int | None:
+        """The slice, none of those given, with the largest expected error; None if there is none.
+
+        It is the simulated user's rule (section III-C) without the truth.
+        """
+        errors = self.expected_errors.copy()
+        errors[list(given)] = 0
+        return int(errors.argmax()) if errors.any() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +109,15 @@ class State:
         others = {key: prompt for key, prompt in self.prompts.items() if key != slice_index}
         edited = tuple(index for index in self.edited if index != slice_index)
         return replace(self, prompts=MappingProxyType(others), edited=edited)
+
+    def with_lock(self, slice_index: int, mask: Mask) -> "State":
+        """This slice keeps that mask."""
+        return replace(self, locked=MappingProxyType({**self.locked, slice_index: mask}))
+
+    def without_lock(self, slice_index: int) -> "State":
+        """This slice may change again."""
+        others = {key: mask for key, mask in self.locked.items() if key != slice_index}
+        return replace(self, locked=MappingProxyType(others))
 
     def with_round(self, closed: Round) -> "State":
         """The open round is closed."""

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from limnet.clicks import Click, check_inside
+from limnet.clicks import Box, Click, check_inside
 from limnet.fusion import fuse_rounds
+from limnet.history import History
 from limnet.mask_propagation import Arrived, Progress, propagate_masks
 from limnet.networks.checkpoints import LimNet
 from limnet.prompting import look_closer
@@ -57,12 +58,11 @@ class Session:
         self.features = features or SliceFeatures(
             volume, networks.propagation_net, working_size=networks.working_size
         )
-        self._states = (State(),)
-        self._undone: tuple[State, ...] = ()
+        self._history = History(State())
 
     @property
     def state(self) -> State:
-        return self._states[-1]
+        return self._history.now
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -101,21 +101,29 @@ class Session:
         return self.add_clicks([click])
 
     def add_clicks(self, clicks: Sequence[Click]) -> Mask:
-        """Add clicks on one slice at once, as of a scribble or box; the slice's new prompt mask.
+        """Add clicks on one slice at once, as of a scribble; the slice's new prompt mask.
 
         Raises:
             ValueError: there is none, they are on several slices, one is outside the volume, or
                 the slice is locked.
         """
         self._check(clicks)
-        index, state = clicks[0].slice_index, self.state
-        last = state.prompts.get(index) or PromptedSlice(self._start(index))
-        every = (*last.clicks, *clicks)
-        probability = self._predict(every, last.probability)
-        prompt = replace(last, clicks=every, probability=probability, painted=False)
-        state = replace(state, clicks=(*state.clicks, *clicks))
-        self._push(state.with_prompt(index, prompt))
-        return prompt.mask
+        index = clicks[0].slice_index
+        return self._add(self.state.prompts.get(index) or PromptedSlice(self._start(index)), clicks)
+
+    def add_box(self, slice_index: int, box: Box) -> Mask:
+        """Begin a slice anew with a box around the object; the slice's prompt mask.
+
+        The network takes the box's ellipse for a mask to be corrected and a click in its middle.
+
+        Raises:
+            ValueError: the box is not within the slice, or the slice is locked.
+        """
+        click = Click(slice_index, *box.middle)
+        self._check([click])
+        ellipse = self._tensor(box.ellipse(self.volume.images.shape[1:3]))
+        last = self.state.prompts.get(slice_index)
+        return self._add(PromptedSlice(ellipse, last.clicks if last else ()).settle(), [click])
 
     def move_click(self, old: Click, new: Click) -> Mask:
         """Put a click elsewhere on its slice and return the slice's new prompt mask.
@@ -149,9 +157,10 @@ class Session:
         self._check_slice(slice_index, "painted")
         self._check_shape(mask, self.volume.images.shape[1:3])
         last = self.state.prompts.get(slice_index)
-        drawn = torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
-        prompt = PromptedSlice(drawn, last.clicks if last else (), painted=True).settle()
-        self._push(self.state.with_prompt(slice_index, prompt))
+        prompt = PromptedSlice(
+            self._tensor(mask), last.clicks if last else (), painted=True
+        ).settle()
+        self._history.push(self.state.with_prompt(slice_index, prompt))
         return prompt.mask
 
     def show(self, slice_index: int, mask: Mask) -> None:
@@ -159,10 +168,10 @@ class Session:
         prompt = self.state.prompts.get(slice_index)
         if prompt is None:  # its last click was taken away: nothing was predicted
             return
-        shown = torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
-        prompts = {**self.state.prompts, slice_index: replace(prompt, probability=shown)}
+        prompt = replace(prompt, probability=self._tensor(mask))
+        prompts = {**self.state.prompts, slice_index: prompt}
         state = replace(self.state, prompts=MappingProxyType(prompts))
-        self._states = (*self._states[:-1], state)
+        self._history.amend(state)
 
     def start_from(self, masks: np.ndarray) -> Round:
         """Go on from masks that were made before or elsewhere, as if a round had led to them.
@@ -172,7 +181,7 @@ class Session:
         """
         self._check_shape(masks, self.volume.images.shape[:3])
         given = Round.given(masks.copy())
-        self._push(replace(self.state, rounds=(*self.rounds, given)))
+        self._history.push(replace(self.state, rounds=(*self.rounds, given)))
         return given
 
     def propagate(
@@ -229,7 +238,7 @@ class Session:
         self._check_shape(closed.masks, self.volume.images.shape[:3])
         if closed.clicks != self.state.clicks or not self.state.changed:
             raise ValueError("a round must have the clicks of the open one; propagate again")
-        self._push(self.state.with_round(closed))
+        self._history.push(self.state.with_round(closed))
 
     def take_other(self, slice_index: int) -> Mask:
         """Overrule fusion on a slice: take the other one of the last two rounds' masks.
@@ -244,23 +253,16 @@ class Session:
                 f"{len(self.rounds)} rounds; undo or click there instead"
             )
         before, last = self.rounds[-2:]
-        masks, kept = last.masks.copy(), last.kept_previous.copy()
-        kept[slice_index] = not kept[slice_index]
-        masks[slice_index] = (before.masks if kept[slice_index] else last.propagated)[slice_index]
-        chosen = replace(last, masks=masks, kept_previous=kept)
-        self._push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
-        return masks[slice_index].copy()
+        chosen = last.with_other(slice_index, before)
+        self._history.push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
+        return chosen.masks[slice_index].copy()
 
     def most_doubtful(self) -> int | None:
-        """Where to look next: the slice with the most pixels that are expected to be wrong (ours).
+        """Where to look next: the slice with the largest expected error (ours).
 
         None before the first round, or if nothing is doubted.
         """
-        if not self.rounds:
-            return None
-        errors = self.rounds[-1].expected_errors.copy()
-        errors[list(self._given())] = 0
-        return int(errors.argmax()) if errors.any() else None
+        return self.rounds[-1].most_doubtful(self._given()) if self.rounds else None
 
     def lock(self, slice_index: int) -> None:
         """Keep this slice's mask as it is now: no later round changes it.
@@ -269,8 +271,7 @@ class Session:
             ValueError: there is no such slice.
         """
         self._check_index(slice_index, "locked")
-        locked = {**self.state.locked, slice_index: self.mask(slice_index)}
-        self._push(replace(self.state, locked=MappingProxyType(locked)))
+        self._history.push(self.state.with_lock(slice_index, self.mask(slice_index)))
 
     def unlock(self, slice_index: int) -> None:
         """Let later rounds change this slice again.
@@ -283,31 +284,23 @@ class Session:
                 f"slice {slice_index} must be locked to be unlocked, "
                 f"locked are {sorted(self.state.locked)}"
             )
-        others = {key: mask for key, mask in self.state.locked.items() if key != slice_index}
-        self._push(replace(self.state, locked=MappingProxyType(others)))
+        self._history.push(self.state.without_lock(slice_index))
 
     def undo(self) -> None:
         """Take back the last action; nothing happens at the very start."""
-        if len(self._states) > 1:
-            self._undone = (*self._undone, self.state)
-            self._states = self._states[:-1]
+        self._history.undo()
 
     def redo(self) -> None:
         """Do again what was last undone, unless something else was done since."""
-        if self._undone:
-            self._states = (*self._states, self._undone[-1])
-            self._undone = self._undone[:-1]
+        self._history.redo()
 
     def restore(self, state: State) -> None:
         """Be as a `state` that this session had before, and forget all others."""
-        self._states, self._undone = (state,), ()
+        self._history = History(state)
 
     def save(self, path: str | Path) -> None:
         """Write the masks as NIfTI on the grid of the volume's file (see `Volume.save_masks`)."""
         self.volume.save_masks(self.masks, path)
-
-    def _push(self, state: State) -> None:
-        self._states, self._undone = (*self._states, state), ()
 
     def _check(self, clicks: Sequence[Click]) -> None:
         if len({click.slice_index for click in clicks}) != 1:
@@ -334,6 +327,14 @@ class Session:
                 f"a mask must be bool of shape {shape}, got {mask.dtype} of shape {mask.shape}"
             )
 
+    def _add(self, last: PromptedSlice, clicks: Sequence[Click]) -> Mask:
+        every = (*last.clicks, *clicks)
+        probability = self._predict(every, last.probability)
+        prompt = replace(last, clicks=every, probability=probability, painted=False)
+        state = replace(self.state, clicks=(*self.state.clicks, *clicks))
+        self._history.push(state.with_prompt(clicks[0].slice_index, prompt))
+        return prompt.mask
+
     def _exchange(self, click: Click, others: list[Click]) -> Mask:
         """Predict a slice again, click by click, with others in place of one."""
         index, state = click.slice_index, self.state
@@ -348,17 +349,19 @@ class Session:
         state = replace(state, clicks=exchanged(state.clicks, click, others))
         probability = self._start(index) if last.settled is None else last.settled
         if not every and last.settled is None:
-            self._push(state.without_prompt(index))
+            self._history.push(state.without_prompt(index))
             return self.mask(index)
         for count in range(last.settled_clicks + 1, len(every) + 1):
             probability = self._predict(every[:count], probability)
         prompt = replace(last, clicks=every, probability=probability)
-        self._push(state.with_prompt(index, prompt))
+        self._history.push(state.with_prompt(index, prompt))
         return prompt.mask
 
     def _start(self, slice_index: int) -> Tensor:
         """What a first click on a slice corrects: an earlier round's mask, or nothing yet."""
-        mask = self._mask_of_round(slice_index)
+        return self._tensor(self._mask_of_round(slice_index))
+
+    def _tensor(self, mask: Mask) -> Tensor:
         return torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
 
     def _mask_of_round(self, slice_index: int) -> Mask:

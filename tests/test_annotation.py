@@ -45,6 +45,7 @@ ACTS = [
     click("liver", 2, 20, 20),
     {"action": "remove_click", "object": "liver", "click": [2, 20, 20, True]},
     {"action": "paint", "object": "aorta", "slice_index": 1, "mask": np.eye(32, 48, dtype=bool)},
+    {"action": "box", "object": "aorta", "slice_index": 0, "box": [4, 4, 20, 30]},
     {"action": "propagate", "object": "liver"},
     {"action": "lock", "object": "liver", "slice_index": 4},
     click("liver", 0, 9, 9),

@@ -8,7 +8,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
-    {"networks", "volume", "clicks", "metrics", "results", "phantoms", "calibration", "close_up"},
+    {
+        "networks",
+        "volume",
+        "clicks",
+        "metrics",
+        "results",
+        "phantoms",
+        "calibration",
+        "close_up",
+        "history",
+    },
     {
         "memory",
         "slice_features",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes import SHAPE, fakes, ramp
 
-from limnet.clicks import Click
+from limnet.clicks import Box, Click
 from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.session import Session
 from limnet.volume import Volume
@@ -283,6 +283,18 @@ def test_clicks_made_at_once_are_predicted_at_once():
         session.add_clicks([Click(2, 16, 10), Click(3, 16, 10)])
     with pytest.raises(ValueError, match="at least one"):
         session.add_clicks([])
+
+
+def test_a_box_is_its_ellipse_and_a_click_in_the_middle():
+    session = new_session()
+    mask = session.add_box(2, Box(4, 10, 24, 40))
+    assert session.clicks == (Click(2, 14.0, 25.0),)
+    assert mask[5, 25] and mask[14, 11] and mask[14, 39] and not mask[5, 11] and not mask[2, 25]
+    session.add_click(Click(2, 30, 5))
+    assert np.array_equal(session.remove_click(Click(2, 30, 5)), mask)
+    assert not session.remove_click(Click(2, 14.0, 25.0))[2, 25]
+    with pytest.raises(ValueError, match="a box must have top <= bottom < 32"):
+        session.add_box(2, Box(4, 10, 4, 48))
 
 
 def test_a_removed_click_leaves_no_trace():
