@@ -129,7 +129,7 @@ class Session:
         """Put a click elsewhere on its slice and return the slice's new prompt mask.
 
         Raises:
-            ValueError: there is no such click since the slice was last propagated from or painted,
+            ValueError: the click was made before the slice was last propagated from or painted,
                 the new one is on another slice or outside, or the slice is locked.
         """
         if new.slice_index != old.slice_index:
@@ -166,12 +166,10 @@ class Session:
     def show(self, slice_index: int, mask: Mask) -> None:
         """Let a slice that was edited have this mask, as part of the action that came last."""
         prompt = self.state.prompts.get(slice_index)
-        if prompt is None:  # its last click was taken away: nothing was predicted
-            return
-        prompt = replace(prompt, probability=self._tensor(mask))
-        prompts = {**self.state.prompts, slice_index: prompt}
-        state = replace(self.state, prompts=MappingProxyType(prompts))
-        self._history.amend(state)
+        if prompt is not None:  # else its last click was taken away: nothing was predicted
+            prompt = replace(prompt, probability=self._tensor(mask))
+            prompts = MappingProxyType({**self.state.prompts, slice_index: prompt})
+            self._history.amend(replace(self.state, prompts=prompts))
 
     def start_from(self, masks: np.ndarray) -> Round:
         """Go on from masks that were made before or elsewhere, as if a round had led to them.
@@ -299,7 +297,7 @@ class Session:
         self._history = History(state)
 
     def save(self, path: str | Path) -> None:
-        """Write the masks as NIfTI on the grid of the volume's file (see `Volume.save_masks`)."""
+        """Write the masks as NIfTI on the grid of the volume's file (`Volume.save_masks`)."""
         self.volume.save_masks(self.masks, path)
 
     def _check(self, clicks: Sequence[Click]) -> None:
@@ -317,9 +315,8 @@ class Session:
     def _check_index(self, slice_index: int, verb: str) -> None:
         slices = len(self.volume.images)
         if not 0 <= slice_index < slices:
-            raise ValueError(
-                f"a slice to be {verb} must be one of 0 to {slices - 1}, got {slice_index}"
-            )
+            last = slices - 1
+            raise ValueError(f"a slice to be {verb} must be one of 0 to {last}, got {slice_index}")
 
     def _check_shape(self, mask: np.ndarray, shape: tuple[int, ...]) -> None:
         if mask.shape != shape or mask.dtype != bool:

@@ -31,12 +31,13 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "simulated_user",
         "prompting",
         "baselines",
+        "dicom_segmentation",
         "fit",
     },
     {"propagation", "sequences", "rounds"},
     {"mask_propagation"},
     {"session"},
-    {"mask_pairs", "annotation"},
+    {"mask_pairs", "annotation", "slice_provenance"},
     {"training", "evaluation", "model_card", "journal", "export"},
     {"widget"},
 ]
@@ -110,7 +111,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 9500, lines
+    assert sum(lines.values()) <= 11500, lines
 
 
 @pytest.mark.parametrize(

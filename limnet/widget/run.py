@@ -1,0 +1,66 @@
+"""A propagation in a thread of its own, so that one can go on looking; it can be cancelled."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from limnet.rounds import Round
+from limnet.session import Session
+
+
+class Cancelled(Exception):
+    """The user wants no more of it."""
+
+
+class Run:
+    """What a thread has done so far of one object's round."""
+
+    def __init__(self, object: str, session: Session) -> None:
+        """Nothing runs yet."""
+        self.object, self.session = object, session
+        self.done, self.total = 0, len(session.volume.images)
+        self.arrived: dict[int, np.ndarray] = {}  # slice index -> mask, before fusion
+        # the round, which is not yet closed, `Cancelled`, or what went wrong
+        self.found: Round | Exception | None = None
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, advanced: Callable[[], None], finished: Callable[[], None]) -> None:
+        """Compute the round; the functions are called in the thread.
+
+        Args:
+            advanced: after each slice.
+            finished: when `found` is there.
+        """
+
+        def progress(done: int, total: int) -> None:
+            if self._stop.is_set():
+                raise Cancelled("cancelled")
+            self.done, self.total = done, total
+            advanced()
+
+        def work() -> None:
+            try:
+                self.found = self.session.propagated(progress, self.arrived.__setitem__)
+            except Exception as error:  # a thread has nobody else to tell
+                self.found = error
+            finished()
+
+        self._thread = threading.Thread(target=work, name="propagation", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop at the next slice."""
+        self._stop.set()
+
+    def wait(self, seconds: float | int | None = None) -> None:
+        """Until the thread has ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    @property
+    def slices_a_second(self) -> float:
+        return self.done / max(time.monotonic() - self._began, 1e-6)

@@ -1,0 +1,370 @@
+"""The widget: an ipycanvas view of an annotation in JupyterLab, every action journalled."""
+
+import asyncio
+from collections.abc import Callable
+from html import escape
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+from ipyevents import Event
+
+from limnet.annotation import Annotation
+from limnet.journal import Recording, journal_path
+from limnet.networks.checkpoints import LimNet, load_networks
+from limnet.volume import Volume
+from limnet.widget.controller import TOOLS, Controller
+from limnet.widget.geometry import View, windowed
+from limnet.widget.keys import press_key
+from limnet.widget.marks import LIGHT, Marks
+from limnet.widget.painting import Overlay, SlicePainter
+from limnet.widget.panels import (
+    COLOURS,
+    FilePanel,
+    LookPanel,
+    ObjectPanel,
+    SlicePanel,
+    button,
+    keys_help,
+)
+
+SIZE = 520  # pixels a side of the main canvas
+SMALL = 148  # of those of the other two planes
+LATER = 0.08  # seconds until what need not be seen at once is drawn again
+MOVES = 30  # milliseconds between the moves of a mouse that are told
+MESSAGE = "padding: 2px 8px; border-left: 4px solid {}; min-height: 20px; line-height: 20px"
+
+
+OPEN: dict[Path, "ClickWidget"] = {}  # of this kernel, by journal
+
+
+class ClickWidget(ipywidgets.VBox):
+    """Click on slices, carry the masks through the volume, correct and save them.
+
+    `controller` does everything that mouse and keys do; `annotation` holds the masks.
+    """
+
+    def __init__(
+        self,
+        image: str | Path | Volume,
+        networks: str | Path | LimNet = "lite",
+        *,
+        journal: str | Path | None = None,
+        objects: tuple[str, ...] = ("object 1",),
+    ) -> None:
+        """Open a volume, and go on where its journal ends.
+
+        Args:
+            image: NIfTI file, folder of a DICOM series or of frames, or a volume.
+            networks: as `load_networks` takes them, or the networks.
+            journal: by default beside the image; a volume in memory has none.
+            objects: names of the first objects, if the journal has none.
+
+        Raises:
+            ValueError, RuntimeError: the image or the journal cannot be opened; another notebook
+                has the journal.
+        """
+        self.volume = image if isinstance(image, Volume) else Volume.read(image)
+        self.networks = networks if isinstance(networks, LimNet) else load_networks(networks)
+        if journal is None and self.volume.grid.source is not None:
+            journal = journal_path(self.volume.grid.source)
+        self.journal = Path(journal).resolve() if journal else None
+        self._first_objects, self._loop = objects, _running_loop()
+        self._painting = self._refreshing = None
+        super().__init__(layout={"width": "100%"})
+        self.add_class("limnet")
+        self._open()
+
+    def begin_anew(self) -> None:
+        """Set the journal aside, under a name with a number, and start without a click."""
+        if self.recording is not None:
+            self.recording.close()
+            numbered = (self.journal.with_suffix(f".{n}.jsonl") for n in count(1))
+            aside = next(path for path in numbered if not path.exists())
+            self.journal.rename(aside)
+        self._open()
+        if self.recording is not None:
+            self.controller.tell(f"The journal up to here is {aside.name}.")
+
+    def close(self) -> None:
+        """Stop what runs, let others open the journal, and remove the widget."""
+        self.controller.cancel()
+        if self.recording is not None:
+            self.recording.close()
+            OPEN.pop(self.journal, None)
+        super().close()
+
+    def _open(self) -> None:
+        """Go on where the journal ends, or begin one."""
+        if self.journal in OPEN and OPEN[self.journal] is not self:  # the cell was run again
+            OPEN[self.journal].close()
+        self.annotation = Annotation(self.volume, self.networks)
+        self.recording = Recording(self.annotation, self.journal) if self.journal else None
+        if self.journal:
+            OPEN[self.journal] = self
+        self.controller = Controller(
+            self.annotation, self.recording, canvas=(SIZE, SIZE), post=self._post
+        )
+        if not self.annotation.objects:
+            for name, colour in zip(self._first_objects, COLOURS, strict=False):
+                self.controller.add_object(name, colour)
+        if self.annotation.objects:
+            self.controller.active = self.annotation.objects[0].name
+        self.children = self._parts()
+        self.controller.changed = self.redraw
+        self._welcome()
+        self.paint()
+        self.refresh()
+
+    def save(self) -> None:
+        """Write the label map and the origin of each slice beside the journal."""
+        self._files.save()
+
+    def redraw(self) -> None:
+        """Draw soon; of many calls in a row the last counts."""
+        if self._loop is None:
+            self.paint()
+            self.refresh()
+            return
+        if self._painting is None:
+            self._painting = self._loop.call_soon(self.paint)
+        if self._refreshing is None:
+            self._refreshing = self._loop.call_later(LATER, self.refresh)
+
+    def paint(self) -> None:
+        """Draw the main canvas."""
+        self._painting = None
+        view = self.controller.look.view
+        self._show(self._main, self.controller.look.axis, view, self._marks())
+
+    def refresh(self) -> None:
+        """Draw everything else: the other planes, the strip, texts and panels."""
+        self._refreshing = None
+        made, look = self.controller, self.controller.look
+        others = [axis for axis in range(3) if axis != look.axis]
+        for axis, painter in zip(others, self._small, strict=True):
+            plane = look.planes[axis]
+            view = View(plane.shape, plane.spacing, (SMALL, SMALL))
+            cross = plane.place(look.cross)[1:]
+            self._show(painter, axis, view, Marks(crosshair=cross, edges=plane.edges))
+        self._reading.value = f"<code>{escape(look.reading())}</code>"
+        colour = "#d55e00" if made.is_error else "var(--jp-border-color1, #999)"
+        self._message.value = f"<div style='{MESSAGE.format(colour)}'>{escape(made.message)}</div>"
+        self._refresh_run()
+        self._tools.value = made.tool
+        for panel in self._panels:
+            panel.refresh()
+
+    def on_mouse(self, event: dict[str, Any]) -> None:
+        """Of the main canvas, from the browser."""
+        scale = SIZE / max(event.get("boundingRectWidth") or SIZE, 1)
+        x, y = event.get("relativeX", 0) * scale, event.get("relativeY", 0) * scale
+        kind, made = event["type"], self.controller
+        if kind == "wheel":
+            made.wheel(event["deltaY"], x, y, ctrl=event["ctrlKey"])
+        elif kind == "mousedown":
+            held = {name: event[f"{name}Key"] for name in ("shift", "ctrl", "alt")}
+            made.press(x, y, event["button"], **held)
+        elif kind == "mouseup":
+            made.release(x, y)
+        elif kind == "mousemove":
+            if made.gesture is not None and not event["buttons"]:  # released outside
+                made.release(x, y)
+            made.move(x, y)
+        elif kind == "mouseleave":
+            made.leave()
+
+    def on_key(self, event: dict[str, Any]) -> None:
+        """A key that went down while the mouse was over the widget."""
+        ctrl = event["ctrlKey"] or event["metaKey"]
+        if event["key"] == "?":
+            self._toggle_help()
+        elif event["key"] == "s" and ctrl:
+            self.save()
+        else:
+            press_key(self.controller, event["key"], ctrl=ctrl)
+
+    def _toggle_help(self) -> None:
+        self._help.layout.display = "" if self._help.layout.display == "none" else "none"
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        """The layout: canvas and strip at the left, planes and panels at the right."""
+        made = self.controller
+        self._main = SlicePainter(SIZE, SIZE)
+        self._small = [SlicePainter(SMALL, SMALL) for _ in range(2)]
+        slices = SlicePanel(made, SIZE)
+        self._reading, self._message = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "100%"})
+        self._help = ipywidgets.HTML(keys_help(), layout={"display": "none"})
+        self._files = self._file_panel()
+        beside = (ObjectPanel(made), LookPanel(made), self._files)
+        self._panels = (slices, *beside)
+        self._listen()
+        left = ipywidgets.VBox(
+            [
+                self._tool_row(),
+                self._main.canvas,
+                self._reading,
+                slices.box,
+            ],
+            layout={"width": f"{SIZE + 10}px", "flex": "0 0 auto"},
+        )
+        planes = ipywidgets.HBox(
+            [painter.canvas for painter in self._small], layout={"overflow": "hidden"}
+        )
+        right = ipywidgets.VBox(
+            [planes, *(panel.box for panel in beside)],
+            layout={"flex": "1 1 300px", "min_width": "280px", "max_width": "480px"},
+        )
+        body = ipywidgets.HBox([left, right], layout={"flex_flow": "row wrap"})
+        return [self._action_row(), self._message, body, self._help]
+
+    def _tool_row(self) -> ipywidgets.Widget:
+        self._tools = ipywidgets.ToggleButtons(
+            options=list(TOOLS),
+            tooltips=[f"key {key}" for key in TOOLS.values()],
+            style={"button_width": "69px"},
+            layout={"width": f"{SIZE + 8}px"},
+        )
+        self._tools.observe(lambda change: self.controller.choose_tool(change["new"]), "value")
+        return self._tools
+
+    def _action_row(self) -> ipywidgets.Widget:
+        made = self.controller
+        self._propagate = button(
+            "Propagate (p)", "carry the masks through the volume", made.propagate,
+            button_style="primary",
+        )  # fmt: skip
+        self._cancel = button("Cancel (Esc)", "keep the round before", made.cancel)
+        self._bar = ipywidgets.IntProgress(layout={"width": "160px"})
+        self._speed = ipywidgets.Label()
+        self._undo = button("Undo (z)", "take the last action back", lambda: made.perform("undo"))
+        self._redo = button("Redo (y)", "do it again", lambda: made.perform("redo"))
+        self._lock = button("Lock (l)", "no later round changes the slice", made.lock_or_unlock)
+        row = [
+            self._propagate,
+            self._cancel,
+            self._bar,
+            self._speed,
+            self._undo,
+            self._redo,
+            self._lock,
+            button("Other round (t)", "take the mask that fusion did not choose", made.take_other),
+            button("Next doubt (d)", "the slice with the largest expected error",
+                   made.look_at_doubt),
+            button("Keys (?)", "what mouse and keys do", self._toggle_help),
+        ]  # fmt: skip
+        return ipywidgets.HBox(row, layout={"flex_flow": "row wrap"})
+
+    def _file_panel(self) -> FilePanel:
+        stem = self.journal or Path.cwd() / "volume.limnet.jsonl"
+        stem = stem.with_name(stem.name.removesuffix(".jsonl"))
+        return FilePanel(self.controller, stem, self.journal, self.begin_anew)
+
+    def _listen(self) -> None:
+        """To mouse and keys; ipycanvas alone cannot tell the buttons apart."""
+        watched = ["mousedown", "mouseup", "mouseleave", "wheel", "contextmenu"]
+        on_canvas = {"source": self._main.canvas, "prevent_default_action": True}
+        self._events = [
+            Event(watched_events=watched, **on_canvas),
+            Event(
+                watched_events=["mousemove"], wait=MOVES, throttle_or_debounce="throttle",
+                **on_canvas,
+            ),
+            Event(watched_events=["keydown"], ignore_modifier_key_events=True, **on_canvas),
+        ]  # fmt: skip
+        for event, does in zip(
+            self._events, (self.on_mouse, self.on_mouse, self.on_key), strict=True
+        ):
+            event.on_dom_event(does)
+        for number, painter in enumerate(self._small):
+            event = Event(
+                source=painter.canvas, watched_events=["mousedown"], prevent_default_action=True
+            )
+            event.on_dom_event(lambda event, number=number: self._on_small(number, event))
+            self._events.append(event)
+
+    def _on_small(self, number: int, event: dict[str, Any]) -> None:
+        look = self.controller.look
+        axis = [each for each in range(3) if each != look.axis][number]
+        plane, scale = look.planes[axis], SMALL / max(event["boundingRectWidth"], 1)
+        view = View(plane.shape, plane.spacing, (SMALL, SMALL))
+        x, y = event["relativeX"] * scale, event["relativeY"] * scale
+        look.look_at(axis, *view.from_canvas(x, y))
+        self.redraw()
+
+    def _show(self, painter: SlicePainter, axis: int, view: View, marks: Marks) -> None:
+        made, look = self.controller, self.controller.look
+        key, overlays = (axis, look.index(axis), look.window), []
+        for shown in made.annotation.objects if look.shows_masks else ():
+            is_locked = axis == 0 and look.slice_index in shown.session.state.locked
+            overlays.append(Overlay(made.mask(shown, axis), shown.colour, is_locked))
+        painter.show(
+            key,
+            lambda: windowed(look.image(axis), *look.window),
+            view,
+            overlays,
+            marks,
+            opacity=look.opacity,
+            style=look.style,
+        )
+
+    def _marks(self) -> Marks:
+        """What lies over the main image: clicks, crosshair, and what is being drawn."""
+        made, look, gesture = self.controller, self.controller.look, self.controller.gesture
+        here = made.clicks_here()
+        under = made.click_under(*made.pointer) if made.pointer and made.tool == "click" else None
+        drawing = gesture.tool if gesture else made.tool
+        brushes = drawing in ("brush", "eraser") and look.axis == 0
+        strokes = gesture is not None and drawing not in ("pan", "window", "move", "box")
+        colour = made.object.colour if made.object and drawing == "brush" else LIGHT
+        at = look.view.from_canvas(*made.pointer) if made.pointer else None
+        return Marks(
+            clicks=tuple((v, u, click.positive) for click, v, u in here),
+            chosen=next((n for n, (click, *_) in enumerate(here) if click == under), None),
+            crosshair=look.plane.place(look.cross)[1:],
+            box=(gesture.points[0], gesture.points[-1]) if drawing == "box" and gesture else None,
+            stroke=tuple(gesture.points) if strokes else (),
+            pointer=at if brushes else None,
+            radius=made.brush_radius if brushes else 1,
+            colour=colour,
+            edges=look.plane.edges,
+        )
+
+    def _refresh_run(self) -> None:
+        run, made = self.controller.run, self.controller
+        for widget in (self._cancel, self._bar, self._speed):
+            widget.layout.display = "" if run else "none"
+        self._propagate.disabled = run is not None
+        self._undo.disabled = not made.annotation.can_undo
+        self._redo.disabled = not made.annotation.can_redo
+        is_locked = made.object and made.look.slice_index in made.object.session.state.locked
+        self._lock.description = "Unlock (l)" if is_locked else "Lock (l)"
+        if run:
+            self._bar.max, self._bar.value = run.total, run.done
+            self._speed.value = f"{run.done} of {run.total}, {run.slices_a_second:.0f} slices/s"
+
+    def _welcome(self) -> None:
+        """Say what the journal had to say."""
+        if self.recording is None:
+            self.controller.tell("Nothing is recorded: this volume has no file.")
+            return
+        made = sum(len(each.session.clicks) for each in self.annotation.objects)
+        on = f"Going on where the journal {self.journal.name} ends: {made} clicks. " if made else ""
+        self.controller.tell(
+            f"{on}{' '.join(self.recording.notices)}", error=bool(self.recording.notices)
+        )
+
+    def _post(self, call: Callable[[], None]) -> None:
+        """Have a call made in the main thread."""
+        if self._loop is None:
+            call()
+        else:
+            self._loop.call_soon_threadsafe(call)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # no notebook: tests and scripts draw at once
+        return None
