@@ -60,7 +60,7 @@ KEYS = (
     Key(("PageDown",), "ten slices back", lambda c: c.step(-10)),
     Key(("Home",), "first slice", lambda c: c.go_to(0)),
     Key(("End",), "last slice", lambda c: c.go_to(len(c.look.plane) - 1)),
-    Key(("p", "Enter"), "propagate", lambda c: c.propagate()),
+    Key(("p",), "propagate", lambda c: c.propagate()),
     Key(("Escape",), "cancel the propagation", lambda c: c.cancel()),
     Key(("z", "ctrl+z"), "undo", lambda c: c.perform("undo")),
     Key(("y", "ctrl+y", "ctrl+Z"), "redo", lambda c: c.perform("redo")),

@@ -56,17 +56,17 @@ class SlicePanel:
     """A slider through the images, and under it what there is to say about each slice."""
 
     def __init__(self, controller: Controller, width: int) -> None:
-        self.controller, self._strip = controller, Strip(width)
+        self.controller, self.strip = controller, Strip(width)
         self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
         self._slider.observe(lambda change: self._go_to(change["new"]), "value")
         self._described = ipywidgets.HTML(layout={"min_height": "28px"})
-        self._pressed = Event(source=self._strip.canvas, watched_events=["mousedown"])
+        self._pressed = Event(source=self.strip.canvas, watched_events=["mousedown"])
         self._pressed.on_dom_event(self._press)
         self._shown: tuple[object, object] = (None, None)
         self._records: tuple[SliceProvenance, ...] = ()
         self._errors: Sequence[float] | np.ndarray = ()
         legends = ipywidgets.HTML(legend())
-        self.box = ipywidgets.VBox([self._slider, self._strip.canvas, self._described, legends])
+        self.box = ipywidgets.VBox([self._slider, self.strip.canvas, self._described, legends])
 
     def refresh(self) -> None:
         """Show the slice that is looked at, and the active object's records."""
@@ -80,8 +80,8 @@ class SlicePanel:
             self._errors = (
                 shown.session.rounds[-1].expected_errors if shown and state.rounds else ()
             )
-            self._strip.show(self._records, self._errors)
-        self._strip.point_at(look.slice_index)
+            self.strip.show(self._records, self._errors)
+        self.strip.point_at(look.slice_index)
         self._described.value = escape(self._description(look.slice_index))
 
     def _description(self, slice_index: int) -> str:
@@ -97,9 +97,9 @@ class SlicePanel:
             self.controller.go_to(index)
 
     def _press(self, event: dict) -> None:
-        x = event["relativeX"] * self._strip.canvas.width / max(event["boundingRectWidth"], 1)
+        x = event["relativeX"] * self.strip.canvas.width / max(event["boundingRectWidth"], 1)
         self.controller.show_plane(0)
-        self.controller.go_to(self._strip.slice_at(x))
+        self.controller.go_to(self.strip.slice_at(x))
 
 
 class ObjectPanel:
@@ -179,7 +179,7 @@ class LookPanel:
             style={"button_width": "auto"},
         )
         self._plane.observe(lambda change: controller.show_plane(change["new"]), "value")
-        own = {"own": look.volume.window}
+        own = {"of the volume": look.volume.window}
         presets = {**own, **(CT_WINDOWS if look.volume.modality == "CT" else {})}
         self._window = ipywidgets.Dropdown(
             options=[(name, name) for name in presets] + [("as dragged", "")], layout=WIDE
@@ -198,7 +198,7 @@ class LookPanel:
             [
                 self._plane,
                 *(
-                    ipywidgets.HBox([ipywidgets.Label(name, layout={"width": "56px"}), widget])
+                    ipywidgets.HBox([ipywidgets.Label(name, layout={"width": "64px"}), widget])
                     for name, widget in rows
                 ),
             ]
@@ -295,10 +295,12 @@ class FilePanel:
     def save_all(self) -> None:
         """A zip of everything."""
 
-        def write() -> Path:
+        def write() -> str:
             path = self._named(".zip")
-            export.save_bundle(self.controller.annotation, path, journal=self.journal)
-            return path
+            left_out = export.save_bundle(self.controller.annotation, path, journal=self.journal)
+            return ". ".join(
+                [str(path), *(f"Without {name}: {why}" for name, why in left_out.items())]
+            )
 
         self._try(write)
 
@@ -329,7 +331,7 @@ class FilePanel:
     def _named(self, ending: str) -> Path:
         return Path(f"{self._path.value.strip()}{ending}").expanduser()
 
-    def _try(self, write: Callable[[], Path]) -> None:
+    def _try(self, write: Callable[[], object]) -> None:
         try:
             self.controller.tell(f"Saved {write()}")
         except (ValueError, RuntimeError, OSError) as error:

@@ -27,7 +27,6 @@ AREA_TOP, AREA_BOTTOM = 14, 14
 
 
 @runtime_checkable
-@runtime_checkable
 class Record(Protocol):
     """What there is to say about one slice, as `slice_provenance` says it."""
 

@@ -78,6 +78,7 @@ class ClickWidget(ipywidgets.VBox):
 
     def begin_anew(self) -> None:
         """Set the journal aside, under a name with a number, and start without a click."""
+        self.controller.cancel()
         if self.recording is not None:
             self.recording.close()
             numbered = (self.journal.with_suffix(f".{n}.jsonl") for n in count(1))
@@ -199,31 +200,27 @@ class ClickWidget(ipywidgets.VBox):
         self._files = self._file_panel()
         beside = (ObjectPanel(made), LookPanel(made), self._files)
         self._panels = (slices, *beside)
-        self._listen()
+        actions, tools = self._action_row(), self._tool_row()
         left = ipywidgets.VBox(
-            [
-                self._tool_row(),
-                self._main.canvas,
-                self._reading,
-                slices.box,
-            ],
+            [tools, self._main.canvas, self._reading, slices.box],
             layout={"width": f"{SIZE + 10}px", "flex": "0 0 auto"},
         )
         planes = ipywidgets.HBox(
             [painter.canvas for painter in self._small], layout={"overflow": "hidden"}
         )
+        self._listen([self._main.canvas, slices.strip.canvas, planes, actions, tools])
         right = ipywidgets.VBox(
             [planes, *(panel.box for panel in beside)],
             layout={"flex": "1 1 300px", "min_width": "280px", "max_width": "480px"},
         )
         body = ipywidgets.HBox([left, right], layout={"flex_flow": "row wrap"})
-        return [self._action_row(), self._message, body, self._help]
+        return [actions, self._message, body, self._help]
 
     def _tool_row(self) -> ipywidgets.Widget:
         self._tools = ipywidgets.ToggleButtons(
             options=list(TOOLS),
             tooltips=[f"key {key}" for key in TOOLS.values()],
-            style={"button_width": "69px"},
+            style={"button_width": "auto"},
             layout={"width": f"{SIZE + 8}px"},
         )
         self._tools.observe(lambda change: self.controller.choose_tool(change["new"]), "value")
@@ -261,22 +258,24 @@ class ClickWidget(ipywidgets.VBox):
         stem = stem.with_name(stem.name.removesuffix(".jsonl"))
         return FilePanel(self.controller, stem, self.journal, self.begin_anew)
 
-    def _listen(self) -> None:
+    def _listen(self, hears_keys: list[ipywidgets.Widget]) -> None:
         """To mouse and keys; ipycanvas alone cannot tell the buttons apart."""
-        watched = ["mousedown", "mouseup", "mouseleave", "wheel", "contextmenu"]
         on_canvas = {"source": self._main.canvas, "prevent_default_action": True}
+        pressed = ["mousedown", "mouseup", "mouseleave", "wheel", "contextmenu"]
+        moved = {"wait": MOVES, "throttle_or_debounce": "throttle"}
         self._events = [
-            Event(watched_events=watched, **on_canvas),
-            Event(
-                watched_events=["mousemove"], wait=MOVES, throttle_or_debounce="throttle",
-                **on_canvas,
-            ),
-            Event(watched_events=["keydown"], ignore_modifier_key_events=True, **on_canvas),
-        ]  # fmt: skip
-        for event, does in zip(
-            self._events, (self.on_mouse, self.on_mouse, self.on_key), strict=True
-        ):
-            event.on_dom_event(does)
+            Event(watched_events=pressed, **on_canvas),
+            Event(watched_events=["mousemove"], **moved, **on_canvas),
+        ]
+        for event in self._events:
+            event.on_dom_event(self.on_mouse)
+        for source in hears_keys:  # while the mouse is over it; nothing that one types into
+            event = Event(
+                source=source, watched_events=["keydown"], ignore_modifier_key_events=True,
+                prevent_default_action=True,
+            )  # fmt: skip
+            event.on_dom_event(self.on_key)
+            self._events.append(event)
         for number, painter in enumerate(self._small):
             event = Event(
                 source=painter.canvas, watched_events=["mousedown"], prevent_default_action=True
