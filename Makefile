@@ -37,7 +37,8 @@ trap "rm -rf \"$$LIMNET_REPORTS\"" EXIT; "$$@" "$$LIMNET_REPORTS/rank-$$RANK.ipy
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint lab quickstart reproduce-table-4 defects
-.PHONY: defects-ablation train-click train-propagation train-quality validate clean
+.PHONY: defects-ablation train-click train-propagation train-quality validate annotate
+.PHONY: measure-widget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' Makefile
@@ -65,6 +66,10 @@ train-click: run-30_train_click_net ## train the click network
 train-propagation: run-31_train_propagation_net ## train the propagation network
 train-quality: run-32_train_quality_net ## train the quality network
 validate: run-33_validate_weights ## the weights on collections that no training reads
+annotate: run-40_click_and_segment ## a simulated user in the annotator; yours: make lab
+
+measure-widget: $(ok) ## the annotator's speed and memory in a browser, and 50 kills
+	"$(python)" tests/measure_widget.py
 
 run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
 	@stop() { echo "make $@: $$1" >&2; exit 1; }; \

@@ -144,6 +144,7 @@ def look_closer(
     Raises:
         ValueError: as predict_prompt.
     """
+    _check(image, clicks, probability)
     # RITM: crops of at least 200 pixels are enlarged to 400
     zoom = ZoomIn(target_size=zoom_size, min_crop_size=zoom_size // 2, skip_clicks=-1)
     implied = implied_click(clicks, (probability > 0.5).cpu().numpy())

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from limnet.clicks import Click, click_maps, disks
+from limnet.clicks import Box, Click, click_maps, disks
 
 
 def test_a_disk_is_every_pixel_within_the_radius_rim_included():
@@ -39,3 +39,31 @@ def test_a_click_beyond_the_border_draws_what_is_inside():
 def test_a_position_that_cannot_be_is_refused(bad):
     with pytest.raises(ValueError, match="finite, non-negative"):
         Click(*bad)
+
+
+@pytest.mark.parametrize("box", [Box(2, 3, 8, 15), Box(0, 0, 11, 19), Box(4, 4, 4, 4)])
+def test_an_ellipse_touches_all_four_ends_of_its_box(box):
+    filled = box.ellipse((12, 20))
+    half_height, half_width = (box.bottom - box.top + 1) / 2, (box.right - box.left + 1) / 2
+    slowly = [
+        [
+            ((r - box.middle[0]) / half_height) ** 2 + ((c - box.middle[1]) / half_width) ** 2 <= 1
+            for c in range(20)
+        ]
+        for r in range(12)
+    ]
+    assert filled.tolist() == slowly
+    rows, columns = filled.nonzero()
+    assert (rows.min(), columns.min(), rows.max(), columns.max()) == box
+
+
+def test_the_middle_of_a_box_may_lie_between_pixels():
+    assert Box(2, 3, 8, 15).middle == (5, 9) and Box(2, 3, 3, 4).middle == (2.5, 3.5)
+
+
+@pytest.mark.parametrize(
+    "box", [(8, 3, 2, 15), (2, 15, 8, 3), (-1, 3, 8, 15), (2, 3, 12, 15), (2, 3, 8, math.nan)]
+)
+def test_a_box_that_is_empty_or_reaches_beyond_the_slice_is_refused(box):
+    with pytest.raises(ValueError, match=r"top <= bottom < 12 and left <= right < 20, got \("):
+        Box(*box).ellipse((12, 20))

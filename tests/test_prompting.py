@@ -12,6 +12,7 @@ from limnet.prompting import (
     ZoomIn,
     crop_and_resize,
     implied_click,
+    look_closer,
     paste_back,
     predict_from_mask,
     predict_prompt,
@@ -243,3 +244,61 @@ def test_nothing_is_implied_where_a_click_is_positive_or_there_is_no_mask():
     mask[10:31, 10:31] = True
     clicks = [Click(0, 12, 28, positive=False), Click(0, 15, 15)]
     assert implied_click(clicks, mask) is None
+
+
+NOTHING = torch.zeros(40, 50)
+
+
+def test_looking_closer_sees_the_whole_slice_and_then_the_object():
+    net, clicks = Recorder(disk_where_clicked), [Click(0, 10, 12)]
+    probability = look_closer(net, IMAGE, clicks, NOTHING, 32)
+    (first, _, before), (second, maps, previous) = net.seen
+    assert first.shape[2:] == (26, 32) and not before.any()  # its longer side has the zoom size
+    zoom = ZoomIn(target_size=32, min_crop_size=16, skip_clicks=-1)
+    found = predict_prompt(Recorder(disk_where_clicked), IMAGE, clicks, zoom=zoom).probability
+    region = region_of_object(found > 0.5, clicks, zoom)
+    stacked = torch.cat([IMAGE, found[None]])[None]
+    expected = crop_and_resize(stacked, region, 32)
+    torch.testing.assert_close(torch.cat([second, previous], dim=1), expected)
+    inside = disk_where_clicked(None, maps, None).sigmoid()[0, 0]
+    torch.testing.assert_close(probability, paste_back(inside, region, 40, 50))
+
+
+def test_looking_closer_corrects_the_probability_that_there_is():
+    net, before = Recorder(disk_where_clicked), 0.9 * rectangle(10, 20, 10, 20).float()
+    look_closer(net, IMAGE, [Click(0, 22, 22)], before, 32)
+    zoom = ZoomIn(target_size=32, min_crop_size=16, skip_clicks=-1)
+    region = region_of_object(before > 0.5, [Click(0, 22, 22)], zoom)
+    expected = crop_and_resize(before[None, None], region, 32)
+    torch.testing.assert_close(net.seen[0][2], expected)
+    assert len(net.seen) == 2
+
+
+def test_looking_closer_adds_the_click_that_lone_negative_ones_imply():
+    net, before = Recorder(disk_where_clicked), rectangle(10, 31, 10, 31).float()
+    clicks = [Click(0, 12, 28, positive=False)]
+    probability = look_closer(net, IMAGE, clicks, before, 32)
+    assert all(maps[0, 0].any() and maps[0, 1].any() for _, maps, _ in net.seen)
+    assert probability[20, 20] > 0.5 > probability[12, 28]
+    assert clicks == [Click(0, 12, 28, positive=False)]
+
+
+REFUSED = pytest.mark.parametrize(
+    ("clicks", "message"),
+    [
+        ([], "at least one click"),
+        ([Click(0, 40, 3, positive=False)], "must lie in the 40 x 50 slice"),
+    ],
+)
+
+
+@REFUSED
+def test_looking_closer_refuses_what_a_prompt_refuses(clicks, message):
+    with pytest.raises(ValueError, match=message):
+        look_closer(Recorder(disk_where_clicked), IMAGE, clicks, NOTHING, 32)
+
+
+@REFUSED
+def test_looking_closer_at_a_mask_refuses_the_same(clicks, message):
+    with pytest.raises(ValueError, match=message):
+        look_closer(Recorder(disk_where_clicked), IMAGE, clicks, IMAGE[0], 32)

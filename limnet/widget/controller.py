@@ -170,6 +170,8 @@ class Controller:
         gesture, slice_index = self.gesture, self.look.slice_index
         if gesture is None:
             return
+        if gesture.tool in ("brush", "eraser", "scribble", "negative scribble"):
+            gesture.points.append(self.look.view.from_canvas(x, y))  # moves are told now and then
         if gesture.tool in ("brush", "eraser"):
             self._act("paint", slice_index=slice_index, mask=self.painted())
         elif gesture.tool == "move":
@@ -245,7 +247,7 @@ class Controller:
         names = [each.name for each in self.annotation.objects]
         if self.active not in names:
             self.active = names[-1] if names else None
-        self.tell("")
+        self.tell("" if names else "No object is left: add one, or press y to redo.")
         return True
 
     def add_object(self, name: str, colour: str) -> None:

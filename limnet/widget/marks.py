@@ -41,9 +41,9 @@ class Marks:
 
 def draw_marks(canvas: Canvas, marks: Marks, view: View) -> None:
     """Draw the marks over what is there."""
-    _draw_edges(canvas, marks.edges, view)
     if marks.crosshair is not None:
         _draw_crosshair(canvas, marks.crosshair, view)
+    _draw_edges(canvas, marks.edges, view)
     if marks.stroke:
         _draw_stroke(canvas, marks, view)
     if marks.pointer is not None and marks.radius:

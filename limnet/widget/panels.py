@@ -22,6 +22,7 @@ COLOURS = (
     "#b3446c", "#dcd300", "#00c389", "#e25822",
 )  # fmt: skip
 WIDE = ipywidgets.Layout(width="100%")
+DESCRIBED = "font-size: 12px; line-height: 17px; min-height: 34px"  # room for two lines
 NARROW = ipywidgets.Layout(width="36px", padding="0")
 
 
@@ -59,9 +60,10 @@ class SlicePanel:
         self.controller, self.strip = controller, Strip(width)
         self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
         self._slider.observe(lambda change: self._go_to(change["new"]), "value")
-        self._described = ipywidgets.HTML(layout={"min_height": "28px"})
+        self._described = ipywidgets.HTML()
         self._pressed = Event(source=self.strip.canvas, watched_events=["mousedown"])
         self._pressed.on_dom_event(self._press)
+        self._is_refreshing = False
         self._shown: tuple[object, object] = (None, None)
         self._records: tuple[SliceProvenance, ...] = ()
         self._errors: Sequence[float] | np.ndarray = ()
@@ -71,8 +73,9 @@ class SlicePanel:
     def refresh(self) -> None:
         """Show the slice that is looked at, and the active object's records."""
         look, shown = self.controller.look, self.controller.object
-        self._slider.max = len(look.plane) - 1
-        self._slider.value = look.index()
+        index, self._is_refreshing = look.index(), True  # a smaller maximum moves the value
+        self._slider.max, self._slider.value = len(look.plane) - 1, index
+        self._is_refreshing = False
         state = shown.session.state if shown else None
         if (shown, state) != self._shown:
             self._shown = (shown, state)
@@ -82,7 +85,8 @@ class SlicePanel:
             )
             self.strip.show(self._records, self._errors)
         self.strip.point_at(look.slice_index)
-        self._described.value = escape(self._description(look.slice_index))
+        said = escape(self._description(look.slice_index))
+        self._described.value = f"<div style='{DESCRIBED}'>{said}</div>"
 
     def _description(self, slice_index: int) -> str:
         if not self._records:
@@ -93,7 +97,7 @@ class SlicePanel:
         return described(slice_index, self._records[slice_index], error) + also
 
     def _go_to(self, index: int) -> None:
-        if index != self.controller.look.index():
+        if not self._is_refreshing:
             self.controller.go_to(index)
 
     def _press(self, event: dict) -> None:
@@ -147,10 +151,7 @@ class ObjectPanel:
             layout=ipywidgets.Layout(flex="1 1 auto", width="auto"),
         )
         picker = ipywidgets.ColorPicker(concise=True, value=colour, layout=NARROW)
-        picker.observe(
-            lambda change: made.perform("recolour_object", object=name, colour=change["new"]),
-            "value",
-        )
+        picker.observe(lambda change: self._recolour(name, change), "value")
         up = button("▲", "let it win over the one above", lambda: self._up(name), layout=NARROW)
         remove = button(
             "✕",
@@ -159,6 +160,11 @@ class ObjectPanel:
             layout=NARROW,
         )
         return ipywidgets.HBox([picker, choose, up, remove])
+
+    def _recolour(self, name: str, change: dict) -> None:
+        if not self.controller.perform("recolour_object", object=name, colour=change["new"]):
+            self._shown = None  # the old colour is to be seen again
+            self.refresh()
 
     def _up(self, name: str) -> None:
         names = [each.name for each in self.controller.annotation.objects]
@@ -241,9 +247,9 @@ class FilePanel:
         journal: Path | None,
         begin_anew: Callable[[], None],
     ) -> None:
-        """Files are proposed to be called as `stem` with an ending."""
-        self.controller, self.stem, self.journal = controller, stem, journal
-        self._path = ipywidgets.Text(value=str(stem), layout=WIDE)
+        """Files are proposed to be called as `stem` with an ending, and to lie where it does."""
+        self.controller, self.folder, self.journal = controller, stem.parent, journal
+        self._path = ipywidgets.Text(value=stem.name, layout=WIDE)
         self._open = ipywidgets.Text(placeholder="saved mask to start from", layout=WIDE)
         buttons = [
             button(
@@ -257,7 +263,10 @@ class FilePanel:
         start = button("Start from it", "its voxels become the active object", self.start_from)
         self.box = ipywidgets.VBox(
             [
-                ipywidgets.HTML("<b>Files</b>, named"),
+                ipywidgets.HTML(
+                    f"<span title='{escape(str(self.folder))}'><b>Files</b>, beside the image or"
+                    " with a path of their own, named</span>"
+                ),
                 self._path,
                 ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"}),
                 ipywidgets.HBox([self._open, start]),
@@ -316,20 +325,32 @@ class FilePanel:
         self._try(write)
 
     def start_from(self) -> None:
-        """Let the active object be what a file holds."""
+        """Let the active object be what a file holds: of several labels the one of its place."""
         made = self.controller
         if made.object is None:
             made.tell("Add an object first: the masks become the active one.", error=True)
             return
         try:
-            labels = made.look.volume.read_labels(self._open.value.strip())
-        except (ValueError, OSError) as error:
+            path = self.folder / Path(self._open.value.strip()).expanduser()
+            labels = made.look.volume.read_labels(path)
+        except (ValueError, RuntimeError, OSError) as error:
             made.tell(f"Not opened: {error}", error=True)
             return
-        made.perform("start_from", object=made.active, masks=labels > 0)
+        numbers = np.unique(labels[labels > 0]).tolist()
+        place = 1 + made.annotation.objects.index(made.object)
+        if len(numbers) != 1 and place not in numbers:
+            held = f"{path.name} holds the labels {numbers}"
+            made.tell(f"Not opened: {held}, but {made.active} is number {place}.", error=True)
+            return
+        number = place if len(numbers) > 1 else numbers[0]
+        if made.perform("start_from", object=made.active, masks=labels == number):
+            made.tell(f"{made.active} is now label {number} of {path.name}.")
 
     def _named(self, ending: str) -> Path:
-        return Path(f"{self._path.value.strip()}{ending}").expanduser()
+        name = self._path.value.strip()
+        if not name:
+            raise ValueError("files need a name: write one into the field above the buttons")
+        return self.folder / Path(f"{name}{ending}").expanduser()
 
     def _try(self, write: Callable[[], object]) -> None:
         try:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from limnet.widget.panels import (
 
 SIZE = 520  # pixels a side of the main canvas
 SMALL = 148  # of those of the other two planes
-LATER = 0.08  # seconds until what need not be seen at once is drawn again
-MOVES = 30  # milliseconds between the moves of a mouse that are told
+LATER, LATEST = 0.08, 0.3  # seconds of rest, or in all, until what may wait is drawn again
+MOVES = 20  # milliseconds between moves of mouse and wheel: what two cores can keep up with
+HINT = "Click on the object, right click off it; p carries the mask through the volume, ? helps."
 MESSAGE = "padding: 2px 8px; border-left: 4px solid {}; min-height: 20px; line-height: 20px"
 
 
@@ -83,7 +85,9 @@ class ClickWidget(ipywidgets.VBox):
             self.recording.close()
             numbered = (self.journal.with_suffix(f".{n}.jsonl") for n in count(1))
             aside = next(path for path in numbered if not path.exists())
-            self.journal.rename(aside)
+            with suppress(FileNotFoundError):  # somebody has removed it
+                self.journal.rename(aside)
+        self._release()
         self._open()
         if self.recording is not None:
             self.controller.tell(f"The journal up to here is {aside.name}.")
@@ -93,8 +97,15 @@ class ClickWidget(ipywidgets.VBox):
         self.controller.cancel()
         if self.recording is not None:
             self.recording.close()
-            OPEN.pop(self.journal, None)
+        if OPEN.get(self.journal) is self:
+            del OPEN[self.journal]
+        self._release()
         super().close()
+
+    def _release(self) -> None:
+        """Give the browser the memory of the slices back."""
+        for painter in (self._main, *self._small):
+            painter.release()
 
     def _open(self) -> None:
         """Go on where the journal ends, or begin one."""
@@ -108,7 +119,7 @@ class ClickWidget(ipywidgets.VBox):
             self.annotation, self.recording, canvas=(SIZE, SIZE), post=self._post
         )
         if not self.annotation.objects:
-            for name, colour in zip(self._first_objects, COLOURS, strict=False):
+            for name, colour in zip(self._first_objects, cycle(COLOURS), strict=False):
                 self.controller.add_object(name, colour)
         if self.annotation.objects:
             self.controller.active = self.annotation.objects[0].name
@@ -130,8 +141,12 @@ class ClickWidget(ipywidgets.VBox):
             return
         if self._painting is None:
             self._painting = self._loop.call_soon(self.paint)
+        now = self._loop.time()
         if self._refreshing is None:
-            self._refreshing = self._loop.call_later(LATER, self.refresh)
+            self._due = now + LATEST
+        else:
+            self._refreshing.cancel()
+        self._refreshing = self._loop.call_at(min(now + LATER, self._due), self.refresh)
 
     def paint(self) -> None:
         """Draw the main canvas."""
@@ -171,7 +186,7 @@ class ClickWidget(ipywidgets.VBox):
             made.release(x, y)
         elif kind == "mousemove":
             if made.gesture is not None and not event["buttons"]:  # released outside
-                made.release(x, y)
+                made.release(*made.gesture.last)
             made.move(x, y)
         elif kind == "mouseleave":
             made.leave()
@@ -201,14 +216,23 @@ class ClickWidget(ipywidgets.VBox):
         beside = (ObjectPanel(made), LookPanel(made), self._files)
         self._panels = (slices, *beside)
         actions, tools = self._action_row(), self._tool_row()
+        # ipycanvas tells the kernel of every move, which halves what else gets through: the mouse
+        # is over a pane of glass in the same place
+        here = {"grid_area": "1 / 1 / 2 / 2"}
+        self.glass = ipywidgets.Box(layout={"overflow": "hidden", **here})
+        self._main.canvas.layout.grid_area = here["grid_area"]
+        pane = ipywidgets.GridBox(
+            [self._main.canvas, self.glass],
+            layout={"width": f"{SIZE}px", "max_width": "100%", "grid_template_columns": "100%"},
+        )
         left = ipywidgets.VBox(
-            [tools, self._main.canvas, self._reading, slices.box],
+            [tools, pane, self._reading, slices.box],
             layout={"width": f"{SIZE + 10}px", "flex": "0 0 auto"},
         )
         planes = ipywidgets.HBox(
             [painter.canvas for painter in self._small], layout={"overflow": "hidden"}
         )
-        self._listen([self._main.canvas, slices.strip.canvas, planes, actions, tools])
+        self._listen([self.glass, slices.strip.canvas, planes, actions, tools])
         right = ipywidgets.VBox(
             [planes, *(panel.box for panel in beside)],
             layout={"flex": "1 1 300px", "min_width": "280px", "max_width": "480px"},
@@ -260,12 +284,15 @@ class ClickWidget(ipywidgets.VBox):
 
     def _listen(self, hears_keys: list[ipywidgets.Widget]) -> None:
         """To mouse and keys; ipycanvas alone cannot tell the buttons apart."""
-        on_canvas = {"source": self._main.canvas, "prevent_default_action": True}
-        pressed = ["mousedown", "mouseup", "mouseleave", "wheel", "contextmenu"]
+        on_canvas = {"source": self.glass, "prevent_default_action": True}
+        pressed = ["mousedown", "mouseup", "mouseleave", "contextmenu"]
         moved = {"wait": MOVES, "throttle_or_debounce": "throttle"}
         self._events = [
             Event(watched_events=pressed, **on_canvas),
-            Event(watched_events=["mousemove"], **moved, **on_canvas),
+            *(
+                Event(watched_events=[each], **moved, **on_canvas)
+                for each in ("mousemove", "wheel")
+            ),
         ]
         for event in self._events:
             event.on_dom_event(self.on_mouse)
@@ -349,10 +376,9 @@ class ClickWidget(ipywidgets.VBox):
             self.controller.tell("Nothing is recorded: this volume has no file.")
             return
         made = sum(len(each.session.clicks) for each in self.annotation.objects)
-        on = f"Going on where the journal {self.journal.name} ends: {made} clicks. " if made else ""
-        self.controller.tell(
-            f"{on}{' '.join(self.recording.notices)}", error=bool(self.recording.notices)
-        )
+        on = f"Going on where the journal {self.journal.name} ends: {made} clicks."
+        notices = self.recording.notices
+        self.controller.tell(" ".join([on if made else HINT, *notices]), error=bool(notices))
 
     def _post(self, call: Callable[[], None]) -> None:
         """Have a call made in the main thread."""

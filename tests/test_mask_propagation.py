@@ -1,0 +1,146 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from fakes import Brighter
+
+from limnet.close_up import CloseUp
+from limnet.mask_propagation import propagate_masks
+from limnet.networks.propagation_net import PropagationNetConfig
+from limnet.slice_features import SliceFeatures
+from limnet.volume import Volume
+
+SHAPE = (5, 64, 96)
+SPOT = (slice(20, 28), slice(40, 48))
+
+
+class Unsure(Brighter):
+    """Says the same of every pixel."""
+
+    logit = 0.5
+
+    def decode(self, f16, f8, f4, readout, sensory, *, update_sensory):
+        height, width = (16 * side for side in f16.shape[2:])
+        return torch.full((1, 1, height, width), self.logit), sensory
+
+
+def on(images, network=None, *, close_up_size=0, working_size=32):
+    """A network and the features that it makes of bright spots."""
+    network = network or Brighter()
+    network.config = PropagationNetConfig(hidden_dim=1, close_up_size=close_up_size)
+    volume = Volume.from_array(images, window=(0, 1))
+    return network, SliceFeatures(volume, network, working_size=working_size)
+
+
+def spots():
+    """The same small bright object on every slice."""
+    images = np.zeros(SHAPE, dtype=np.float32)
+    images[:, *SPOT] = 1
+    return images
+
+
+def spot():
+    return spots()[0] > 0.5
+
+
+def streak(slice_index):
+    """On this slice the object is 50 pixels longer."""
+    images = spots()
+    images[slice_index, 20:28, 40:90] = 1
+    return images
+
+
+def test_given_masks_stay_as_they_are():
+    given = {2: spot(), 4: np.eye(*SHAPE[1:], dtype=bool), 1: ~spot()}
+    masks, errors = propagate_masks(*on(spots()), given, 2)
+    assert all(np.array_equal(masks[index], mask) for index, mask in given.items())
+    assert masks[[0, 3], *SPOT].all() and masks.shape == SHAPE and masks.dtype == bool
+    assert not errors[[1, 2, 4]].any()
+
+
+def test_every_mask_that_is_not_given_arrives_once():
+    arrived, done = {}, []
+    masks, _ = propagate_masks(
+        *on(spots()),
+        {2: spot(), 4: spot()},
+        2,
+        progress=lambda *counted: done.append(counted),
+        arrived=lambda index, mask: arrived.update({index: mask.copy()}),
+    )
+    assert list(arrived) == [3, 1, 0] and done == [(n, 5) for n in (1, 2, 3, 4, 5)]
+    assert all(np.array_equal(masks[index], mask) for index, mask in arrived.items())
+
+
+@pytest.mark.parametrize("working_size", [16, 32, 64])
+@pytest.mark.parametrize("logit", [-1.5, 0.0, 0.5])
+def test_errors_are_pixels_of_the_slice_times_the_less_likely(logit, working_size):
+    network = Unsure()
+    network.logit = logit
+    _, errors = propagate_masks(*on(spots(), network, working_size=working_size), {2: spot()}, 2)
+    p = 1 / (1 + math.exp(-logit))
+    p = p**2 / (p**2 + (1 - p) ** 2)  # XMem's soft aggregation with the background
+    wrong = 64 * 96 * min(p, 1 - p)
+    assert errors == pytest.approx([wrong, wrong, 0, wrong, wrong], rel=1e-4)
+
+
+def test_in_a_close_up_errors_are_counted_in_pixels_of_the_slice_too():
+    network = Unsure()
+    network.logit = -1.5
+    _, errors = propagate_masks(*on(spots(), network, close_up_size=48), {2: spot()}, 2)
+    side = CloseUp.around(spot()[None]).size[0]
+    p = 1 / (1 + math.exp(3))  # aggregated
+    assert side < 48 and errors[0] == pytest.approx(side**2 * p, rel=1e-4)
+
+
+def observed(network, features, given):
+    """The masks, the sizes of the close-ups in turn, and those at which slices were seen."""
+    parts, frames = [], set()
+    within, encode = features.within, network.encode_key
+    features.within = lambda part, size: parts.append(part.size) or within(part, size)
+    network.encode_key = lambda frame: frames.add(tuple(frame.shape[2:])) or encode(frame)
+    masks, _ = propagate_masks(network, features, given, 2)
+    return masks, parts, frames
+
+
+def test_without_a_size_for_close_ups_the_whole_slices_are_seen():
+    _, parts, frames = observed(*on(spots()), {2: spot()})
+    assert parts == [] and frames == {(32, 48)}
+
+
+def test_a_small_object_is_seen_in_a_close_up():
+    masks, parts, frames = observed(*on(spots(), close_up_size=48), {2: spot()})
+    assert parts == [CloseUp.around(spot()[None]).size] and frames == {(48, 48)}
+    assert np.array_equal(masks[0], masks[4]) and masks[0, 24, 44] and masks[0].sum() < 150
+
+
+def test_an_object_that_comes_near_the_border_is_propagated_again_in_larger_ones():
+    network, features = on(streak(3), close_up_size=48)
+    masks, parts, _ = observed(network, features, {2: spot()})
+    sides = [height for height, _ in parts]
+    assert len(sides) > 1 and sides == sorted(set(sides))
+    whole, _ = propagate_masks(*on(streak(3)), {2: spot()}, 2)
+    assert np.array_equal(masks, whole) and masks[3, 24, 85]
+
+
+def test_masks_arrive_again_when_the_close_up_grows():
+    arrived = []
+    propagate_masks(
+        *on(streak(4), close_up_size=48),
+        {2: spot()},
+        2,
+        arrived=lambda index, mask: arrived.append(index),
+    )
+    assert arrived.count(3) > 1 and arrived.count(4) == 1  # where it was reached nothing arrives
+    assert arrived[-4:] == [3, 4, 1, 0]
+
+
+def test_with_empty_masks_only_the_whole_slices_are_seen():
+    empty = np.zeros(SHAPE[1:], dtype=bool)
+    _, parts, _ = observed(*on(spots(), close_up_size=48), {2: empty})
+    assert parts == []
+
+
+def test_a_prompt_slice_without_a_mask_is_refused():
+    with pytest.raises(ValueError, match="have a mask"):
+        propagate_masks(*on(spots()), {2: spot()}, 3)

@@ -1,0 +1,224 @@
+import numpy as np
+import pytest
+from fake_browser import FakeBrowser
+
+from limnet.slice_provenance import SliceProvenance
+from limnet.widget import strip as module
+from limnet.widget.strip import (
+    AREA_BOTTOM,
+    AREA_TOP,
+    BACKGROUND,
+    DOUBT,
+    GIVEN,
+    HEIGHT,
+    LATEST,
+    LEVELS,
+    LOCKED,
+    NEUTRAL,
+    POINTED,
+    PREVIOUS,
+    ROUNDS,
+    Rectangle,
+    Strip,
+    columns,
+    described,
+    legend,
+    line,
+    mixed,
+    rectangles,
+)
+
+ROOM = HEIGHT - AREA_TOP - AREA_BOTTOM  # of the largest area
+ROWS = {"clicked": 3, "locked": 9, "area": HEIGHT - AREA_BOTTOM - 1, "better": 54, "doubt": 60}
+
+
+def record(area=0, source="empty", round=None, better=None, clicked=False, locked=False):
+    return SliceProvenance(area, source, round, better, clicked, locked)
+
+
+EMPTY = record()
+FIVE = [
+    record(100, "propagated", 1, 0.5),
+    record(200, "propagated", 2, 1.0),
+    record(50, "clicked", None, 0.0, clicked=True),
+    record(80, "locked", None, 0.5, locked=True),
+    EMPTY,
+]
+ERRORS = [0.0, 4.0, 1.0, 0.0, 0.0]
+
+
+@pytest.fixture
+def browser(monkeypatch):
+    return FakeBrowser.instead_of_a_kernel(monkeypatch)
+
+
+def shown(browser, strip, row):
+    """The colours of a row at the columns of `FIVE`."""
+    return [browser.colour(strip.canvas, 100 * column + 50, ROWS[row]) for column in range(5)]
+
+
+def test_every_row_says_one_thing_of_each_slice(browser):
+    strip = Strip(500)
+    strip.point_at(4)
+    strip.show(FIVE, ERRORS)
+    nothing = BACKGROUND
+    assert shown(browser, strip, "clicked")[:4] == [nothing, nothing, GIVEN, nothing]
+    assert shown(browser, strip, "locked")[:4] == [nothing, nothing, nothing, LOCKED]
+    assert shown(browser, strip, "area")[:4] == [ROUNDS[0], ROUNDS[1], GIVEN, GIVEN]
+    assert shown(browser, strip, "better")[:4] == [NEUTRAL, PREVIOUS, LATEST, NEUTRAL]
+    half = mixed(BACKGROUND, DOUBT, 0.5)  # the root of 1 / 4: small doubts are seen too
+    assert shown(browser, strip, "doubt")[:4] == [nothing, DOUBT, half, nothing]
+    assert shown(browser, strip, "area")[4] == POINTED
+
+
+def test_a_column_is_as_high_as_the_mask_is_large():
+    bars = [each for each in rectangles(FIVE, (), 500, HEIGHT) if each.y >= AREA_TOP]
+    tops = {bar.x // 100: bar for bar in bars if bar.y + bar.height == HEIGHT - AREA_BOTTOM}
+    assert {at: bar.height for at, bar in tops.items()} == {
+        at: round(ROOM * FIVE[at].area_pixels / 200) for at in range(4)
+    }
+
+
+def test_a_mask_that_was_emptied_by_hand_is_still_seen():
+    bars = rectangles([record(0, "painted")], (), 100, HEIGHT)
+    assert (0, HEIGHT - AREA_BOTTOM - 2, 2, GIVEN) in [(x, y, h, c) for x, y, _, h, c in bars]
+
+
+def test_rounds_after_the_fifth_look_like_the_fifth():
+    for number, colour in [(1, ROUNDS[0]), (5, ROUNDS[4]), (9, ROUNDS[4])]:
+        bars = rectangles([record(10, "propagated", number)], (), 100, HEIGHT)
+        assert colour in [bar.colour for bar in bars]
+
+
+@pytest.mark.parametrize(
+    ("better", "threshold", "expected"),
+    [
+        (0.75, 0.5, (NEUTRAL, PREVIOUS, 0.5)),
+        (0.25, 0.5, (NEUTRAL, LATEST, 0.5)),
+        (0.8, 0.6, (NEUTRAL, PREVIOUS, 0.5)),
+        (0.3, 0.6, (NEUTRAL, LATEST, 0.5)),
+        (0.0, 0.6, (NEUTRAL, LATEST, 1.0)),
+    ],
+)
+def test_how_much_better_a_round_is_counts_from_the_threshold(better, threshold, expected):
+    bars = rectangles([record(5, "propagated", 2, better)], (), 100, HEIGHT, threshold=threshold)
+    assert bars[-1].colour == mixed(*expected)
+
+
+def test_of_slices_that_share_a_column_the_most_notable_shows(browser):
+    records = [EMPTY] * 1000
+    records[503] = record(7, "clicked", clicked=True, better=0.9)
+    records[508] = record(90, "propagated", 3, better=0.05)
+    strip = Strip(100)
+    strip.show(records, np.eye(1000)[509])
+    assert browser.colour(strip.canvas, 50, ROWS["area"]) == GIVEN
+    assert browser.colour(strip.canvas, 50, AREA_TOP) == GIVEN  # as high as the larger one
+    assert browser.colour(strip.canvas, 50, ROWS["clicked"]) == GIVEN
+    assert browser.colour(strip.canvas, 50, ROWS["better"]) == mixed(NEUTRAL, LATEST, 0.9)
+    assert browser.colour(strip.canvas, 50, ROWS["doubt"]) == DOUBT
+    assert {browser.colour(strip.canvas, x, ROWS["area"]) for x in (48, 52)} == {BACKGROUND}
+
+
+@pytest.mark.parametrize(("slices", "width"), [(1, 560), (5, 560), (560, 560), (1000, 560), (7, 3)])
+def test_columns_take_the_whole_width_and_all_slices(slices, width):
+    starts, first = (each.tolist() for each in columns(slices, width))
+    number = min(slices, width)
+    assert starts == [column * width // number for column in range(number + 1)]
+    assert first == [column * slices // number for column in range(number + 1)]
+    assert min(np.diff(starts)) >= 1 and min(np.diff(first)) >= 1
+    assert (starts[-1], first[-1]) == (width, slices)
+
+
+@pytest.mark.parametrize(("slices", "width"), [(1, 60), (7, 60), (60, 60), (100, 60)])
+def test_a_press_on_a_column_finds_its_first_slice(browser, slices, width):
+    strip = Strip(width)
+    strip.show([EMPTY] * slices)
+    starts, first = columns(slices, width)
+    for column, slice_index in enumerate(first[:-1]):
+        for x in (starts[column], starts[column + 1] - 0.01):
+            assert strip.slice_at(float(x)) == slice_index
+    assert strip.slice_at(-5) == 0 and strip.slice_at(width + 5) == first[-2]
+
+
+def test_the_line_is_in_the_middle_of_the_slices_column(browser):
+    assert line(2, 5, 500, HEIGHT)[-1] == Rectangle(249, 0, 2, HEIGHT, POINTED)
+    assert line(503, 1000, 100, HEIGHT) == line(509, 1000, 100, HEIGHT)
+    strip = Strip(500)
+    strip.show(FIVE)
+    before = browser.pixels(strip.canvas).copy()
+    strip.point_at(2)
+    assert browser.colour(strip.canvas, 250, 30) == POINTED
+    strip.point_at(0)  # it leaves no trace
+    assert np.array_equal(browser.pixels(strip.canvas), before)
+
+
+def test_only_what_changes_is_sent(browser):
+    strip = Strip(500)
+    strip.show(FIVE, ERRORS)
+    strip.point_at(2)
+    messages, commands = browser.messages, len(browser.names)
+    strip.show(list(FIVE), np.array(ERRORS))
+    strip.point_at(2)
+    assert browser.messages == messages
+    strip.point_at(3)  # the rest stays in the browser
+    assert len(browser.names) - commands < 10
+    strip.show(FIVE, ERRORS, threshold=0.6)
+    assert browser.messages == messages + 2
+
+
+def test_a_page_loaded_again_gets_everything_anew(browser):
+    strip = Strip(500)
+    strip.show(FIVE, ERRORS)
+    strip.point_at(2)
+    before = browser.pixels(strip.canvas).copy()
+    browser.load_again(strip.canvas)
+    assert np.array_equal(browser.pixels(strip.canvas), before)
+
+
+def test_with_nothing_to_show_it_is_empty_and_finds_the_first_slice(browser):
+    strip = Strip(100)
+    strip.point_at(3)
+    strip.show((), ())
+    assert strip.slice_at(70) == 0
+    strip.show(FIVE)
+    strip.show(())
+    assert {browser.colour(strip.canvas, x, y) for x in range(100) for y in (3, 30, 60)} == {
+        BACKGROUND
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "expected"),
+    [
+        ({}, 0.0, "slice 7: empty"),
+        (
+            {"area": 1234, "source": "propagated", "round": 2, "better": 0.25},
+            1500.4,
+            "slice 7: from round 2, 1,234 pixels, round before better: 25%,"
+            " about 1,500 wrong pixels",
+        ),
+        (
+            {"area": 5, "source": "painted", "clicked": True, "locked": True},
+            0.4,
+            "slice 7: painted, 5 pixels, clicked, locked",
+        ),
+        ({"area": 5, "source": "locked", "locked": True}, 0.0, "slice 7: locked, 5 pixels"),
+    ],
+)
+def test_a_line_says_everything_about_a_slice(values, error, expected):
+    assert described(7, record(**values), error) == expected
+
+
+def test_the_legend_mentions_every_colour():
+    elsewhere = {"BACKGROUND", "POINTED"}
+    named = {name: value for name, value in vars(module).items() if str(value).startswith("#")}
+    assert len(named) == 8
+    for name, colour in named.items():
+        assert name in elsewhere or colour in legend()
+    assert all(colour in legend() for colour in ROUNDS)
+
+
+def test_colours_are_mixed_in_a_few_steps():
+    steps = [mixed("#000000", "#ff8000", part) for part in (-1.0, 0.0, 0.5, 1.0, 2.0)]
+    assert steps == ["#000000", "#000000", "#804000", "#ff8000", "#ff8000"]
+    assert len({mixed(BACKGROUND, DOUBT, part / 100) for part in range(101)}) == LEVELS
