@@ -35,6 +35,10 @@ each_rank = "$(python)" -m torch.distributed.run --nproc-per-node $(PROCESSES) $
 --no-python sh -c 'test "$$RANK" != 0 || exec "$$@" "$$0"; LIMNET_REPORTS=$$(mktemp -d); \
 trap "rm -rf \"$$LIMNET_REPORTS\"" EXIT; "$$@" "$$LIMNET_REPORTS/rank-$$RANK.ipynb"'
 
+# JupyterLab loads another icon for the browser's tab whenever a kernel is busy or no longer so:
+# 45 KB of the browser's memory for each slice that is turned to
+FAVICON := @jupyterlab/application-extension:faviconbusy
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint lab quickstart reproduce-table-4 defects
 .PHONY: defects-ablation train-click train-propagation train-quality validate annotate
@@ -116,4 +120,5 @@ $(ok): pyproject.toml constraints.txt
 	$(pip) --no-deps $$index "$$torch" || stop "$$torch was not installed; pip's reason stands above"; fi; \
 	echo "make setup: installing limnet and what it needs (minutes, the first time)"; \
 	$(pip) --editable '.[dev]' || stop "limnet was not installed; pip's reason stands above"; \
+	"$(python)" -m jupyter labextension disable --level=sys_prefix $(FAVICON) >/dev/null 2>&1 || :; \
 	touch "$(ok)"

@@ -12,6 +12,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -31,6 +32,7 @@ from limnet.metrics import dice
 from limnet.results import report_folder
 from limnet.volume import Volume
 from limnet.widget.geometry import View
+from limnet.widget.marks import POSITIVE
 from limnet.widget.widget import SIZE
 
 SLICES, LARGE, MIDDLE = 100, 512, 256
@@ -229,6 +231,7 @@ def measure_round(folder: Path, case) -> dict[str, object]:
             annotator.settle()
         began = one_round()
         annotator.page.wait_for_timeout(500)
+        annotator.page.evaluate("window.direction = -100")  # from the liver's middle there are many
         _, painted, lag = annotator.page.evaluate(TURN, [60, 1000 / 20])
         annotator.told("liver, round 1")
         turning = time.monotonic() - began
@@ -265,8 +268,8 @@ def measure_kills(folder: Path, case) -> dict[str, object]:
             clicks = sum(action["action"] == "click" for action in actions)
             seen = 0  # clicks whose mask was on the screen
             while not dead.is_set():
-                row, column = random.randrange(height // 4, height * 3 // 4), width // 3
-                place = annotator.place(view, row + random.random() / 2, column)
+                row, column = random.randrange(height), random.randrange(width)
+                place = annotator.place(view, row, column)
                 before, do = annotator.pixels(), random.choice(DEEDS)
                 if do == "click":
                     annotator.page.mouse.click(*place)
@@ -285,7 +288,8 @@ def measure_kills(folder: Path, case) -> dict[str, object]:
                     until(lambda before=before: (annotator.pixels() != before).any(), do, 0.6)
                 except TimeoutError:
                     continue
-                seen += do == "click" and not dead.is_set()
+                if do == "click" and shows_click(annotator.pixels(), view, row, column):
+                    seen += not shows_click(before, view, row, column)
             annotator.page.get_by_role("button", name="Ok").click(timeout=60_000)
             annotator.idle()
             began = time.monotonic()
@@ -310,6 +314,12 @@ def measure_kills(folder: Path, case) -> dict[str, object]:
     }
 
 
+def shows_click(pixels: np.ndarray, view: View, row: int, column: int) -> bool:
+    """Whether the canvas has the green disc of a positive click there."""
+    x, y = (min(round(each) + 4, SIZE - 1) for each in view.to_canvas(row, column))
+    return tuple(pixels[y, x, :3]) == tuple(bytes.fromhex(POSITIVE[1:]))
+
+
 def digest_of(annotation) -> str:
     return hashlib.sha256(annotation.labels().tobytes()).hexdigest()
 
@@ -321,6 +331,8 @@ def main() -> None:
         folder = Path(name)
         case = example_case(os.environ.get("LIMNET_DATA"), folder / "twin")
         for measure in (measure_slices, measure_round, measure_kills):
+            if sys.argv[1:] and measure.__name__ not in sys.argv[1:]:
+                continue
             (folder / measure.__name__).mkdir()
             measured[measure.__name__] = measure(folder / measure.__name__, case)
             for what, value in measured[measure.__name__].items():
