@@ -128,7 +128,18 @@ def test_a_day_of_clicking_survives_the_kernels_death(tmp_path, pictures, case):
         keyboard.press("p")
         annotator.told("liver, round 2")
         assert np.array_equal(kernel_labels(annotator, tmp_path)[far], labels[far])
-        annotator.shoot(pictures / "second_round.png")
+
+        # a second object, which the first one's masks do not mind
+        annotator.button("aorta")
+        go_to(largest)
+        liver = kernel_labels(annotator, tmp_path) == 1
+        aorta = volume.read_labels(case.label)[largest] == case.labels["aorta"]
+        click(*next_click_on_slice(aorta, np.zeros_like(aorta))[1:])
+        keyboard.press("p")
+        annotator.told("aorta, round 1")
+        both = kernel_labels(annotator, tmp_path)
+        assert np.array_equal(both == 1, liver) and (both == 2).any()
+        annotator.shoot(pictures / "two_objects.png")
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,12 @@ def test_files_that_run_code_are_refused(tmp_path):
         load_ritm(tmp_path / "ritm.pth")
 
 
+def test_nothing_is_drawn_at_random_where_weights_are_loaded(monkeypatch):
+    for name in ("kaiming_normal_", "orthogonal_", "xavier_normal_"):
+        monkeypatch.delattr(torch.nn.init, name)  # they would load PyTorch's compiler: seconds
+    load_networks("lite")
+
+
 def test_a_folder_of_networks_is_loaded_again(tmp_path):
     networks = lite()
     for kind in ("click", "propagation", "quality"):

@@ -99,6 +99,8 @@ def test_what_keys_and_mouse_change_is_told():
     assert plane.value == made.look.axis == 2
     assert opacity.value == made.look.opacity == 0.3
     assert earlier.value == made.shown_round == 1
+    press_key(made, ".")
+    assert earlier.label == "now" and made.shown_round is None
     assert [name for name, _ in earlier.options] == ["now", "1", "2"]
     assert window.value == window.options[0][1]
     made.look.window = (0.2, 0.4)
@@ -116,7 +118,7 @@ def test_ct_windows_can_be_chosen():
 
 def test_slider_and_strip_go_to_slices_and_follow():
     made, shown = panel(SlicePanel, 500)
-    slider, strip, described, _ = shown.box.children
+    slider, strip, described = shown.box.children
     assert (slider.value, slider.max) == (2, 4)
     slider.value = 4
     assert made.look.slice_index == 4

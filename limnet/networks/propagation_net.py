@@ -73,9 +73,10 @@ class PropagationNet(nn.Module):
         self.value_gate = Gate(config.value_dim, config.hidden_dim)
         self.decoder = Decoder(config, self.key_encoder.channels)
         initialise(self)
-        nn.init.orthogonal_(self.key_projection.weight)
-        for gate in (self.value_gate, self.decoder.gate):
-            nn.init.xavier_normal_(gate.transform.weight)
+        if not self.key_projection.weight.is_meta:  # as in `initialise`
+            nn.init.orthogonal_(self.key_projection.weight)
+            for gate in (self.value_gate, self.decoder.gate):
+                nn.init.xavier_normal_(gate.transform.weight)
 
     def encode_key(self, images: Images) -> KeyFeatures:
         """Keys and features of ImageNet-normalised slices.

@@ -143,7 +143,8 @@ class ResNet(nn.Module):
 def initialise(network: nn.Module) -> None:
     """Draw every convolution and linear layer anew (He et al., 2015, fan in), biases zero."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        # where nothing is drawn, drawing would still load PyTorch's compiler, which takes 3 s
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -12,26 +12,21 @@ from limnet import export
 from limnet.dicom_segmentation import is_dicom
 from limnet.slice_provenance import SliceProvenance, slice_provenance
 from limnet.volume import CT_WINDOWS
-from limnet.widget.controller import Controller
+from limnet.widget.actions import button
+from limnet.widget.controller import TOOLS, Controller
 from limnet.widget.keys import KEYS
-from limnet.widget.strip import Strip, described, legend
+from limnet.widget.strip import Strip, described
 
 # Kelly's colours of maximum contrast, those that stand out on greys, easy ones first
 COLOURS = (
     "#f3c300", "#00a3e0", "#f38400", "#be5bd0", "#8db600", "#e68fac", "#f99379", "#a1caf1",
     "#b3446c", "#dcd300", "#00c389", "#e25822",
 )  # fmt: skip
-WIDE = ipywidgets.Layout(width="100%")
+WIDE = ipywidgets.Layout(width="auto", flex="1 1 auto")
+NOW = ("now", -1)  # of the rounds to look at; None would be no choice at all
+SIGNS = {"ArrowUp": "↑", "ArrowRight": "→", "ArrowDown": "↓", "ArrowLeft": "←"}
 DESCRIBED = "font-size: 12px; line-height: 17px; min-height: 34px"  # room for two lines
 NARROW = ipywidgets.Layout(width="36px", padding="0")
-
-
-def button(description: str, tooltip: str, does: Callable[[], object], **more) -> ipywidgets.Button:
-    """A button that calls a function without arguments."""
-    more = {"layout": ipywidgets.Layout(width="auto", flex="0 0 auto"), **more}
-    made = ipywidgets.Button(description=description, tooltip=tooltip, **more)
-    made.on_click(lambda _: does())
-    return made
 
 
 def keys_help() -> str:
@@ -44,13 +39,16 @@ def keys_help() -> str:
         ("middle drag", "pan"),
         ("alt + drag", "window: right wider, down brighter level"),
     )
-    keys = ((" or ".join(escape(name) for name in key.keys), key.says) for key in KEYS)
+    others = [key for key in KEYS if not key.says.startswith("tool")]
+    keys = [(" ".join(SIGNS.get(name, name) for name in key.keys), key.says) for key in others]
+    tools = (" ".join(TOOLS.values()), f"tool: {', '.join(TOOLS)}")
+    entries = (*mouse, tools, *keys, ("ctrl+s", "save"), ("?", "these keys, or the panels"))
+    cell = "<td style='padding: 0 6px; vertical-align: top'>"
     rows = "".join(
-        f"<tr><td><b>{what}</b></td><td style='padding-left:1em'>{escape(says)}</td></tr>"
-        for what, says in (*mouse, *keys)
+        f"<tr>{cell}<b>{escape(what)}</b></td>{cell}{escape(says)}</td></tr>"
+        for what, says in entries
     )
-    columns = "columns: 2 260px; line-height: 1.35; font-size: 12px"
-    return f"<div style='{columns}'><table>{rows}</table></div>"
+    return f"<table style='line-height: 16px; font-size: 12px'>{rows}</table>"
 
 
 class SlicePanel:
@@ -67,8 +65,7 @@ class SlicePanel:
         self._shown: tuple[object, object] = (None, None)
         self._records: tuple[SliceProvenance, ...] = ()
         self._errors: Sequence[float] | np.ndarray = ()
-        legends = ipywidgets.HTML(legend())
-        self.box = ipywidgets.VBox([self._slider, self.strip.canvas, self._described, legends])
+        self.box = ipywidgets.VBox([self._slider, self.strip.canvas, self._described])
 
     def refresh(self) -> None:
         """Show the slice that is looked at, and the active object's records."""
@@ -196,8 +193,8 @@ class LookPanel:
             value=look.opacity, min=0, max=1, step=0.1, readout=False, layout=WIDE
         )
         self._opacity.observe(self._set_opacity, "value")
-        self._round = ipywidgets.Dropdown(options=[("now", None)], layout=WIDE)
-        self._round.observe(lambda change: controller.show_round(change["new"]), "value")
+        self._round = ipywidgets.Dropdown(options=[NOW], layout=WIDE)
+        self._round.observe(self._set_round, "value")
         self._is_refreshing = False
         rows = [("window", self._window), ("opacity", self._opacity), ("round", self._round)]
         self.box = ipywidgets.VBox(
@@ -220,11 +217,15 @@ class LookPanel:
         self._window.value = named[0] if named else ""
         self._opacity.value = look.opacity
         rounds = len(made.object.session.rounds) if made.object else 0
-        options = [("now", None), *((str(number + 1), number) for number in range(rounds))]
+        options = [NOW, *((str(number + 1), number) for number in range(rounds))]
         if tuple(options) != tuple(self._round.options):
             self._round.options = options
-        self._round.value = made.shown_round
+        self._round.value = NOW[1] if made.shown_round is None else made.shown_round
         self._is_refreshing = False
+
+    def _set_round(self, change: dict) -> None:
+        if change["new"] is not None and not self._is_refreshing:
+            self.controller.show_round(None if change["new"] == NOW[1] else change["new"])
 
     def _set_window(self, change: dict) -> None:
         if change["new"] and not self._is_refreshing:
@@ -261,12 +262,10 @@ class FilePanel:
         if is_dicom(controller.look.volume):
             buttons.append(button("DICOM-SEG", "a DICOM segmentation (.dcm)", self.save_dicom))
         start = button("Start from it", "its voxels become the active object", self.start_from)
+        where = escape(str(self.folder))
         self.box = ipywidgets.VBox(
             [
-                ipywidgets.HTML(
-                    f"<span title='{escape(str(self.folder))}'><b>Files</b>, beside the image or"
-                    " with a path of their own, named</span>"
-                ),
+                ipywidgets.HTML(f"<span title='{where}'><b>Files</b>, beside the image</span>"),
                 self._path,
                 ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"}),
                 ipywidgets.HBox([self._open, start]),

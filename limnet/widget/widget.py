@@ -15,7 +15,8 @@ from limnet.annotation import Annotation
 from limnet.journal import Recording, journal_path
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.volume import Volume
-from limnet.widget.controller import TOOLS, Controller
+from limnet.widget.actions import ActionPanel, ToolPanel
+from limnet.widget.controller import Controller
 from limnet.widget.geometry import View, windowed
 from limnet.widget.keys import press_key
 from limnet.widget.marks import LIGHT, Marks
@@ -26,11 +27,11 @@ from limnet.widget.panels import (
     LookPanel,
     ObjectPanel,
     SlicePanel,
-    button,
     keys_help,
 )
+from limnet.widget.strip import legend
 
-SIZE = 520  # pixels a side of the main canvas
+SIZE = 512  # pixels a side of the main canvas
 SMALL = 148  # of those of the other two planes
 LATER, LATEST = 0.08, 0.3  # seconds of rest, or in all, until what may wait is drawn again
 MOVES = 20  # milliseconds between moves of mouse and wheel: what two cores can keep up with
@@ -46,6 +47,11 @@ class ClickWidget(ipywidgets.VBox):
 
     `controller` does everything that mouse and keys do; `annotation` holds the masks.
     """
+
+    # what is closed may never have been opened
+    controller: Controller | None = None
+    recording: Recording | None = None
+    journal: Path | None = None
 
     def __init__(
         self,
@@ -94,12 +100,13 @@ class ClickWidget(ipywidgets.VBox):
 
     def close(self) -> None:
         """Stop what runs, let others open the journal, and remove the widget."""
-        self.controller.cancel()
+        if self.controller is not None:
+            self.controller.cancel()
+            self._release()
         if self.recording is not None:
             self.recording.close()
         if OPEN.get(self.journal) is self:
             del OPEN[self.journal]
-        self._release()
         super().close()
 
     def _release(self) -> None:
@@ -167,8 +174,6 @@ class ClickWidget(ipywidgets.VBox):
         self._reading.value = f"<code>{escape(look.reading())}</code>"
         colour = "#d55e00" if made.is_error else "var(--jp-border-color1, #999)"
         self._message.value = f"<div style='{MESSAGE.format(colour)}'>{escape(made.message)}</div>"
-        self._refresh_run()
-        self._tools.value = made.tool
         for panel in self._panels:
             panel.refresh()
 
@@ -202,7 +207,9 @@ class ClickWidget(ipywidgets.VBox):
             press_key(self.controller, event["key"], ctrl=ctrl)
 
     def _toggle_help(self) -> None:
-        self._help.layout.display = "" if self._help.layout.display == "none" else "none"
+        """Show what keys do in the place of the panels, or these again."""
+        for part in (self._help, self._beside):
+            part.layout.display = "" if part.layout.display == "none" else "none"
 
     def _parts(self) -> list[ipywidgets.Widget]:
         """The layout: canvas and strip at the left, planes and panels at the right."""
@@ -211,11 +218,10 @@ class ClickWidget(ipywidgets.VBox):
         self._small = [SlicePainter(SMALL, SMALL) for _ in range(2)]
         slices = SlicePanel(made, SIZE)
         self._reading, self._message = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "100%"})
-        self._help = ipywidgets.HTML(keys_help(), layout={"display": "none"})
         self._files = self._file_panel()
         beside = (ObjectPanel(made), LookPanel(made), self._files)
-        self._panels = (slices, *beside)
-        actions, tools = self._action_row(), self._tool_row()
+        actions, tools = ActionPanel(made, self._toggle_help), ToolPanel(made, SIZE + 8)
+        self._panels = (actions, tools, slices, *beside)
         # ipycanvas tells the kernel of every move, which halves what else gets through: the mouse
         # is over a pane of glass in the same place
         here = {"grid_area": "1 / 1 / 2 / 2"}
@@ -226,56 +232,20 @@ class ClickWidget(ipywidgets.VBox):
             layout={"width": f"{SIZE}px", "max_width": "100%", "grid_template_columns": "100%"},
         )
         left = ipywidgets.VBox(
-            [tools, pane, self._reading, slices.box],
+            [tools.box, pane, self._reading, slices.box],
             layout={"width": f"{SIZE + 10}px", "flex": "0 0 auto"},
         )
         planes = ipywidgets.HBox(
             [painter.canvas for painter in self._small], layout={"overflow": "hidden"}
         )
-        self._listen([self.glass, slices.strip.canvas, planes, actions, tools])
-        right = ipywidgets.VBox(
-            [planes, *(panel.box for panel in beside)],
-            layout={"flex": "1 1 300px", "min_width": "280px", "max_width": "480px"},
+        self._listen([self.glass, slices.strip.canvas, planes, actions.box, tools.box])
+        right = {"flex": "1 1 300px", "min_width": "280px", "max_width": "480px"}
+        self._beside = ipywidgets.VBox(
+            [planes, *(panel.box for panel in beside), ipywidgets.HTML(legend())], layout=right
         )
-        body = ipywidgets.HBox([left, right], layout={"flex_flow": "row wrap"})
-        return [actions, self._message, body, self._help]
-
-    def _tool_row(self) -> ipywidgets.Widget:
-        self._tools = ipywidgets.ToggleButtons(
-            options=list(TOOLS),
-            tooltips=[f"key {key}" for key in TOOLS.values()],
-            style={"button_width": "auto"},
-            layout={"width": f"{SIZE + 8}px"},
-        )
-        self._tools.observe(lambda change: self.controller.choose_tool(change["new"]), "value")
-        return self._tools
-
-    def _action_row(self) -> ipywidgets.Widget:
-        made = self.controller
-        self._propagate = button(
-            "Propagate (p)", "carry the masks through the volume", made.propagate,
-            button_style="primary",
-        )  # fmt: skip
-        self._cancel = button("Cancel (Esc)", "keep the round before", made.cancel)
-        self._bar = ipywidgets.IntProgress(layout={"width": "160px"})
-        self._speed = ipywidgets.Label()
-        self._undo = button("Undo (z)", "take the last action back", lambda: made.perform("undo"))
-        self._redo = button("Redo (y)", "do it again", lambda: made.perform("redo"))
-        self._lock = button("Lock (l)", "no later round changes the slice", made.lock_or_unlock)
-        row = [
-            self._propagate,
-            self._cancel,
-            self._bar,
-            self._speed,
-            self._undo,
-            self._redo,
-            self._lock,
-            button("Other round (t)", "take the mask that fusion did not choose", made.take_other),
-            button("Next doubt (d)", "the slice with the largest expected error",
-                   made.look_at_doubt),
-            button("Keys (?)", "what mouse and keys do", self._toggle_help),
-        ]  # fmt: skip
-        return ipywidgets.HBox(row, layout={"flex_flow": "row wrap"})
+        self._help = ipywidgets.HTML(keys_help(), layout={"display": "none", **right})
+        body = ipywidgets.HBox([left, self._beside, self._help], layout={"flex_flow": "row wrap"})
+        return [actions.box, self._message, body]
 
     def _file_panel(self) -> FilePanel:
         stem = self.journal or Path.cwd() / "volume.limnet.jsonl"
@@ -357,26 +327,14 @@ class ClickWidget(ipywidgets.VBox):
             edges=look.plane.edges,
         )
 
-    def _refresh_run(self) -> None:
-        run, made = self.controller.run, self.controller
-        for widget in (self._cancel, self._bar, self._speed):
-            widget.layout.display = "" if run else "none"
-        self._propagate.disabled = run is not None
-        self._undo.disabled = not made.annotation.can_undo
-        self._redo.disabled = not made.annotation.can_redo
-        is_locked = made.object and made.look.slice_index in made.object.session.state.locked
-        self._lock.description = "Unlock (l)" if is_locked else "Lock (l)"
-        if run:
-            self._bar.max, self._bar.value = run.total, run.done
-            self._speed.value = f"{run.done} of {run.total}, {run.slices_a_second:.0f} slices/s"
-
     def _welcome(self) -> None:
         """Say what the journal had to say."""
         if self.recording is None:
             self.controller.tell("Nothing is recorded: this volume has no file.")
             return
         made = sum(len(each.session.clicks) for each in self.annotation.objects)
-        on = f"Going on where the journal {self.journal.name} ends: {made} clicks."
+        clicks = f"{made} click{'s' * (made != 1)}"
+        on = f"Going on where the journal {self.journal.name} ends: {clicks}."
         notices = self.recording.notices
         self.controller.tell(" ".join([on if made else HINT, *notices]), error=bool(notices))
 
