@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Error as PageError
 
 from limnet.widget.geometry import View
 from limnet.widget.widget import SIZE
@@ -156,7 +157,12 @@ class Annotator:
         """SIGKILL, which nothing survives; JupyterLab starts another one and says so."""
         pid = int(self.execute("import os; print(os.getpid())"))
         os.kill(pid, signal.SIGKILL)
-        self.page.get_by_role("button", name="Ok").click(timeout=30_000)
+        self.wait_for_restart()
+
+    def wait_for_restart(self) -> None:
+        """Wait for the dialog that says so, unless it was clicked away, and for the new kernel."""
+        with suppress(PageError):
+            self.page.get_by_role("button", name="Ok").click(timeout=15_000)
         self.idle()
 
     def button(self, name: str) -> None:

@@ -91,7 +91,7 @@ TURN = """async ([events, milliseconds]) => {
 def enlarged(case, side: int, folder: Path):
     """The example with so many slices of side x side pixels, as a file, and its liver."""
     volume = Volume.read(case.image)
-    truth = volume.read_labels(case.label) == case.labels["liver"]
+    truth = case.target(volume.read_labels(case.label), "liver")
     factors = np.divide((SLICES, side, side), volume.images.shape)
     images = ndimage.zoom(volume.images.astype(np.float32), factors, order=1).astype(np.int16)
     liver = ndimage.zoom(truth, factors, order=0).astype(np.int16)
@@ -290,8 +290,7 @@ def measure_kills(folder: Path, case) -> dict[str, object]:
                     continue
                 if do == "click" and shows_click(annotator.pixels(), view, row, column):
                     seen += not shows_click(before, view, row, column)
-            annotator.page.get_by_role("button", name="Ok").click(timeout=60_000)
-            annotator.idle()
+            annotator.wait_for_restart()
             began = time.monotonic()
             annotator.run_all()
             restarts.append(time.monotonic() - began)
