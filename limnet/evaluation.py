@@ -249,7 +249,7 @@ def evaluate_cases(
         whole, labels = case.load()
         features = SliceFeatures(whole, networks.propagation_net, working_size=size)
         for organ in case.anatomy if organs is None else organs:
-            volume, target = whole, labels == case.labels[organ]
+            volume, target = whole, case.target(labels, organ)
             if not target.any():
                 continue
             if only_largest_slice:

@@ -244,9 +244,8 @@ def _labelled_volume(case: Case) -> LabelledVolume | None:
         volume, labels = case.load()
         images = volume.images if volume.modality != "RGB" else volume.images.mean(axis=-1)
         window = tuple(float(edge) for edge in volume.window)
-    labels[
-        np.isin(labels, [case.labels[name] for name in set(case.labels) - set(case.anatomy)])
-    ] = 0
+    for name in set(case.labels) - set(case.anatomy):
+        labels[case.target(labels, name)] = 0
     found, labels = np.unique(labels, return_inverse=True)
     labels = labels.reshape(labels.shape).astype(np.uint8)
     if len(found) < 2:

@@ -8,15 +8,14 @@ import pytest
 from limnet.clicks import Click
 from limnet.datasets import (
     BTCV_LABELS,
-    TWIN_SEEDS,
     Case,
     btcv_cases,
     collection_cases,
     find_btcv,
-    is_twin,
     scribbled_slices,
     write_btcv_twin,
 )
+from limnet.datasets.twin import TWIN_SEEDS, is_twin
 from limnet.phantoms import abdomen
 
 SMALL = {"shape": (10, 24, 24), "spacing_mm": (22.0, 16.0, 16.0)}
@@ -47,13 +46,13 @@ def test_btcv_cases_come_in_the_order_of_their_numbers(tmp_path):
     assert cases[2].label.name == "label0021.nii.gz"
     assert cases[0].labels == BTCV_LABELS and BTCV_LABELS["oesophagus"] == 5
     assert {case.collection for case in cases} == {"BTCV"} and not cases[0].trainable
+    assert not is_twin(tmp_path / "Abdomen/RawData/Training")
 
 
 @pytest.mark.parametrize("inside", [".", "RawData", "RawData/Training"])
 def test_the_root_may_be_any_folder_of_the_layout(tmp_path, inside):
     write_btcv(tmp_path / "Abdomen", images=[1], labels=[1])
     assert len(btcv_cases(tmp_path)) == len(btcv_cases(tmp_path / "Abdomen" / inside)) == 1
-    assert not is_twin(tmp_path / "Abdomen" / inside)
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -72,7 +71,11 @@ def test_what_is_missing_is_named(tmp_path):
 def test_the_twin_reads_back_as_the_phantoms_it_was_written_from(tmp_path):
     cases = write_btcv_twin(tmp_path, cases=2, seed=4, **SMALL)
     assert [case.image.name for case in cases] == ["img0001.nii.gz", "img0002.nii.gz"]
-    assert cases == btcv_cases(tmp_path) and is_twin(tmp_path) and cases[0].trainable
+    assert (
+        cases == btcv_cases(tmp_path)
+        and is_twin(tmp_path / "RawData/Training")
+        and cases[0].trainable
+    )
     phantom = abdomen(TWIN_SEEDS + 4 * 30 + 1, **SMALL)
     volume, labels = cases[1].load()
     assert np.array_equal(volume.images, phantom.images)
@@ -100,7 +103,7 @@ def test_a_twin_is_written_once_and_again_when_it_is_stale(tmp_path, monkeypatch
     case.image.write_bytes(b"kept")
     write_btcv_twin(tmp_path, cases=1, **SMALL)
     assert case.image.read_bytes() == b"kept"
-    monkeypatch.setattr("limnet.datasets.VERSION", -1)
+    monkeypatch.setattr("limnet.datasets.btcv.VERSION", -1)
     write_btcv_twin(tmp_path, cases=1, **SMALL)
     assert case.image.read_bytes() == first
     write_btcv_twin(tmp_path, cases=1, seed=1, **SMALL)

@@ -27,19 +27,20 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "defects",
         "synthesis",
         "figures",
-        "datasets",
+        "lesions",
         "simulated_user",
         "prompting",
         "baselines",
         "dicom_segmentation",
         "fit",
     },
-    {"propagation", "sequences", "rounds"},
+    {"propagation", "datasets", "rounds"},
+    {"sequences"},
     {"mask_propagation"},
     {"session"},
     {"mask_pairs", "annotation", "slice_provenance"},
     {"training", "evaluation", "model_card", "journal", "export"},
-    {"widget"},
+    {"widget", "tables"},
 ]
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
@@ -111,7 +112,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 11500, lines
+    assert sum(lines.values()) <= 12000, lines
 
 
 @pytest.mark.parametrize(
