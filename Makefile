@@ -40,7 +40,8 @@ trap "rm -rf \"$$LIMNET_REPORTS\"" EXIT; "$$@" "$$LIMNET_REPORTS/rank-$$RANK.ipy
 FAVICON := @jupyterlab/application-extension:faviconbusy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lab quickstart reproduce-table-4 defects
+.PHONY: help setup test lint lab quickstart defects
+.PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-4 reproduce-table-5
 .PHONY: defects-ablation train-click train-propagation train-quality validate annotate
 .PHONY: measure-widget clean
 
@@ -63,7 +64,10 @@ lab: $(ok) ## open JupyterLab on notebooks/
 	"$(python)" -m jupyterlab --ServerApp.root_dir=notebooks $(LAB)
 
 quickstart: run-00_quickstart ## a volume, three clicks, DSC after each round
+reproduce-table-1: run-51_table_1_kits_msd ## Table I: KiTS19 and MSD, with baselines
+reproduce-table-2: run-52_table_2_fusion_ablation ## Table II and Figure 3: with and without fusion
 reproduce-table-4: run-54_table_4_btcv ## Table IV beside the paper's; the report is an HTML page
+reproduce-table-5: run-55_table_5_pancreas ## Table V: pancreas tumours
 defects: run-20_defective_masks ## the six corruptions of section III-B
 defects-ablation: run-21_defective_masks_ablation ## what training with them is good for
 train-click: run-30_train_click_net ## train the click network

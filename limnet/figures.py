@@ -133,17 +133,27 @@ def training_curve(
     return figure
 
 
-def round_curves(scores: Mapping[str, Sequence[float]], *, label: str = "DSC") -> Figure:
+def round_curves(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    label: str = "DSC",
+    beside: Mapping[str, Sequence[float]] | None = None,
+    methods: tuple[str, str] = ("", ""),
+) -> Figure:
     """A score after each round, one small panel a name, all on one scale.
 
     Args:
         scores: by name, one entry a round.
+        beside: the same of another method, dashed.
+        methods: what `scores` and `beside` are of.
     """
     figure = _figure(1.5 * len(scores) + 0.6, 2.0)
     axes = figure.subplots(1, len(scores), squeeze=False, sharey=True)[0]
     for axis, (name, values) in zip(axes, scores.items(), strict=True):
         rounds = np.arange(1, len(values) + 1)
-        axis.plot(rounds, values, "-o", color="#0072B2", lw=1.8, ms=3.5)
+        if beside is not None:
+            axis.plot(rounds, beside[name], "--s", color="#D55E00", lw=1.4, ms=3, label=methods[1])
+        axis.plot(rounds, values, "-o", color="#0072B2", lw=1.8, ms=3.5, label=methods[0])
         axis.annotate(
             f"{values[-1]:.2f}",
             (rounds[-1], values[-1]),
@@ -160,6 +170,8 @@ def round_curves(scores: Mapping[str, Sequence[float]], *, label: str = "DSC") -
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(label, fontsize=8, color=INK)
     figure.supxlabel("round", fontsize=8, color=INK)
+    if beside is not None:
+        axes[0].legend(fontsize=7, frameon=False, loc="lower right")
     return figure
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -129,26 +130,36 @@ def published_claims(reports_folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def comparison(
-    table: PublishedTable, ours: Mapping[str, float], *, label: str = "ours"
+    table: PublishedTable,
+    ours: Mapping[str, float],
+    *,
+    label: str = "ours",
+    beside: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """The paper's rows beside ours, in percent: a row a target, then the mean of the paper's.
 
-    Columns: the target, every published method, "paper (LIM-Net)", `label`, "difference" (points).
+    Columns: the target, every published method, "paper (LIM-Net)", `label`, "difference" (points),
+    and what was run beside it.
     What we have not is NaN, and so is our mean then; what the paper has not stands below the mean.
 
     Args:
         ours: DSC in [0, 1] by the table's column names, as `metrics.dice` gives it.
         label: heading of our column; say in it what data it is, "ours (synthetic twin)".
+        beside: other methods' DSC that we measured ourselves, by heading.
     """
-    if any(not 0 <= value <= 1 for value in ours.values() if not math.isnan(value)):
-        raise ValueError(f"ours must be DSC in [0, 1], not percent, got {dict(ours)}")
+    for scores in (ours, *beside.values()):
+        if any(not 0 <= value <= 1 for value in scores.values() if not math.isnan(value)):
+            raise ValueError(f"ours must be DSC in [0, 1], not percent, got {dict(scores)}")
     methods = [*table.rows.index.drop(table.limnet), table.limnet]
     frame = table.rows.loc[methods].T.rename(columns={table.limnet: "paper (LIM-Net)"})
-    frame[label] = pd.Series({name: 100.0 * value for name, value in ours.items()}, dtype=float)
+    for heading, scores in {label: ours, **beside}.items():
+        percent = {name: 100.0 * value for name, value in scores.items()}
+        frame[heading] = pd.Series(percent, dtype=float)
     frame.loc["mean"] = frame.mean(skipna=False)
     for name in [name for name in ours if name not in frame.index]:
         frame.loc[name, label] = 100.0 * ours[name]
-    frame["difference"] = frame[label] - frame["paper (LIM-Net)"]
+    difference = frame[label] - frame["paper (LIM-Net)"]
+    frame.insert(frame.columns.get_loc(label) + 1, "difference", difference)
     return frame.rename_axis(index=table.target, columns=None).reset_index()
 
 

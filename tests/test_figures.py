@@ -12,6 +12,7 @@ from limnet.figures import (
     POSITIVE,
     TRUTH,
     reliability_diagram,
+    round_curves,
     show_slices,
     training_curve,
 )
@@ -137,3 +138,11 @@ def test_a_reliability_diagram_has_a_panel_a_name_and_a_dot_a_bin():
     assert [axis.get_title() for axis in figure.axes] == ["before", "after"]
     [dots] = figure.axes[0].collections
     np.testing.assert_allclose(dots.get_offsets(), [[0.05, 0], [0.15, 1], [0.95, 1]])
+
+
+def test_round_curves_show_another_method_beside_ours():
+    scores, beside = {"liver": [0.5, 0.6]}, {"liver": [0.4, 0.3]}
+    figure = round_curves(scores, beside=beside, methods=("with MRF", "w/o MRF"))
+    [axis] = figure.axes
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0.4, 0.3], [0.5, 0.6]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["w/o MRF", "with MRF"]

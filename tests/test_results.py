@@ -115,6 +115,15 @@ def test_comparison_puts_ours_beside_the_paper_in_percent():
     assert frame["difference"].tolist()[:2] == pytest.approx([90 - 70.2, 80 - 68.7])
 
 
+def test_comparison_puts_what_was_run_beside_ours_behind_the_difference():
+    beside = {"random walker": {"Liver": 0.5}}
+    frame = comparison(published("table_4"), SIX_ORGANS, label="ours", beside=beside)
+    assert list(frame.columns[-3:]) == ["ours", "difference", "random walker"]
+    assert frame.set_index("organ").loc["Liver", "random walker"] == 50
+    with pytest.raises(ValueError, match="not percent"):
+        comparison(published("table_4"), SIX_ORGANS, beside={"random walker": {"Liver": 50.0}})
+
+
 def test_comparison_leaves_gaps_open_and_puts_other_organs_below_the_mean():
     ours = {"Liver": 0.5, "Spleen": math.nan, "Stomach": 0.7}
     frame = comparison(published("table_4"), ours, label="ours (twin)").set_index("organ")
