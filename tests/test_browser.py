@@ -23,6 +23,14 @@ pytestmark = [
 ]
 DIGEST = "import hashlib; print(hashlib.sha256(widget.annotation.labels().tobytes()).hexdigest())"
 CLICKS = "print([len(each.session.clicks) for each in widget.annotation.objects])"
+SLOWLY = """
+import time
+session = widget.controller.object.session
+at_once = session.propagated
+def slowly(progress, arrived):
+    return at_once(lambda *done: (time.sleep(0.2), progress(*done)), arrived)
+session.propagated = slowly
+"""  # so that there is time to cancel, however fast the machine
 LOOKED_AT = "print(widget.controller.look.slice_index)"
 
 
@@ -101,6 +109,7 @@ def test_a_day_of_clicking_survives_the_kernels_death(tmp_path, pictures, case):
         _, row, column = next_click_on_slice(truth[far], np.zeros_like(truth[far]))
         click(row, column)
         digest = annotator.execute(DIGEST)
+        annotator.execute(SLOWLY)
         annotator.button("Propagate")
         annotator.button("Cancel")
         annotator.told("Cancelled")
