@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from limnet.datasets import DATA_SETS, Chosen
 from limnet.evaluation import CaseEvaluation, evaluate_cases
+from limnet.figures import show_slices
 from limnet.metrics import bootstrap_interval
 from limnet.networks.checkpoints import LimNet
+from limnet.results import provenance
 
 
 class Column(NamedTuple):
@@ -68,6 +71,14 @@ def ran_on(chosen: Mapping[str, Chosen]) -> str:
     return "; ".join(each.ran_on for each in chosen.values())
 
 
+def our_label(chosen: Mapping[str, Chosen]) -> str:
+    """The heading of our numbers: whether any of them are of phantoms."""
+    synthetic = [each.synthetic for each in chosen.values()]
+    if not any(synthetic):
+        return "ours"
+    return "ours (synthetic twins)" if all(synthetic) else "ours (in part synthetic twins)"
+
+
 def run_columns(
     table: str,
     chosen: Mapping[str, Chosen],
@@ -75,11 +86,14 @@ def run_columns(
     cache: Path,
     **options: Any,
 ) -> Iterator[tuple[Column, CaseEvaluation]]:
-    """Evaluate every case of every column, as `evaluate_cases` does with these options."""
-    for column in TABLES[table]:
-        cases = chosen[column.data_set].cases
-        for done in evaluate_cases(cases, [column.target], networks, cache, **options):
-            yield column, done
+    """Evaluate every case of every column, as `evaluate_cases` does with these options.
+
+    Columns about the same data set share each case and the features of its slices.
+    """
+    for key, data_set in chosen.items():
+        columns = {column.target: column for column in TABLES[table] if column.data_set == key}
+        for done in evaluate_cases(data_set.cases, columns, networks, cache, **options):
+            yield columns[done.organ], done
 
 
 def rows_of(done: list[tuple[Column, CaseEvaluation]], method: str) -> pd.DataFrame:
@@ -111,3 +125,30 @@ def scores_by_column(scores: pd.DataFrame, method: str) -> dict[str, float]:
     """{heading: mean DSC} of one method of `final_scores`, for `results.comparison`."""
     of_method = scores[scores["method"] == method]
     return dict(zip(of_method["column"], of_method["dice"], strict=True))
+
+
+def show_target(column: Column, done: CaseEvaluation) -> Figure:
+    """The slice that shows most of the target, with truth, last mask and the clicks on it."""
+    volume, label_map = done.case.load()
+    target = done.case.target(label_map, column.target)
+    at = int(target.sum(axis=(1, 2)).argmax())
+    return show_slices(
+        volume.rgb([at]),
+        masks=done.evaluation.masks[at : at + 1],
+        target=target[at : at + 1],
+        clicks=[click for click in done.evaluation.clicks if click and click.slice_index == at],
+        slice_indices=[at],
+        titles=[f"{column.heading}: {done.case.name}, slice {at}"],
+        panel_inches=3.2,
+    )
+
+
+def table_facts(
+    chosen: Mapping[str, Chosen], networks: LimNet, parameters: Mapping[str, Any], **about: Any
+) -> dict[str, Any]:
+    """`results.provenance` of a table's run, with what it ran on and the weights' digest."""
+    images = {
+        f"{key} {case.name}": case.image for key, each in chosen.items() for case in each.cases
+    }
+    facts = provenance(dict(parameters), data=images, device=networks.device, **about)
+    return {**facts, "ran_on": ran_on(chosen), "weights_digest": networks.digest}

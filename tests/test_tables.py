@@ -15,6 +15,7 @@ from limnet.tables import (
     Column,
     choose_cases,
     final_scores,
+    our_label,
     ran_on,
     rows_of,
     run_columns,
@@ -65,15 +66,17 @@ def test_every_column_is_run_on_the_cases_of_its_data_set(monkeypatch, tmp_path)
     calls = []
 
     def evaluate_cases(cases, organs, networks, cache, **options):
-        calls.append((cases, organs, cache, options))
-        yield done("case_00000", 0.5)
+        calls.append((cases, [*organs], cache, options))
+        for organ in organs:
+            yield replace(done("case_00000", 0.5), organ=organ)
 
     monkeypatch.setattr(tables, "evaluate_cases", evaluate_cases)
     everywhere = tables.Chosen((CASE,), "here", True)
     chosen = dict.fromkeys(("kits19", "msd_lung", "msd_colon"), everywhere)
     found = list(run_columns("table_1", chosen, fakes(), tmp_path, rounds=2))
     assert [column for column, _ in found] == list(TABLES["table_1"])
-    assert [organs for _, organs, _, _ in calls] == [["kidney"], ["tumour"], ["tumour"], ["tumour"]]
+    # a case is loaded once for all its columns
+    assert [organs for _, organs, _, _ in calls] == [["kidney", "tumour"], ["tumour"], ["tumour"]]
     assert all(options == {"rounds": 2} for *_, options in calls)
 
 
@@ -95,3 +98,10 @@ def test_scores_are_means_over_cases_after_the_last_round():
     assert (scores["low"][0], scores["high"][0]) == pytest.approx((0.6, 0.8))
     assert scores_by_column(scores, "ours") == pytest.approx({"KIDNEY (Organ)": 0.7, "Lung": 0.4})
     assert scores_by_column(scores, "w/o MRF") == pytest.approx({"Lung": 0.2})
+
+
+def test_our_heading_says_when_numbers_are_of_phantoms():
+    twin, real = tables.Chosen((), "a twin", True), tables.Chosen((), "patients", False)
+    assert our_label({"kits19": real}) == "ours"
+    assert our_label({"kits19": twin, "msd_lung": twin}) == "ours (synthetic twins)"
+    assert our_label({"kits19": twin, "msd_lung": real}) == "ours (in part synthetic twins)"

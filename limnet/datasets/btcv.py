@@ -6,13 +6,14 @@
 from pathlib import Path
 
 from limnet.datasets.case import Case
+from limnet.datasets.layout import find_folder, first_folder
 from limnet.datasets.twin import TWIN_SEEDS, begin_twin, is_twin, write_slices
 from limnet.phantoms import ORGANS, VERSION, abdomen
 
 BTCV_LABELS = ORGANS  # name -> id
 BTCV_NUMBERS = (*range(1, 11), *range(21, 41))  # of the 30 training cases
 BTCV_LAYOUTS = (".", "Training", "RawData/Training", "Abdomen/RawData/Training")
-BTCV_FOLDERS = ("btcv", "BTCV", "Abdomen")  # where a data folder may hold it
+BTCV_FOLDERS = ("btcv", "BTCV", "Abdomen", ".")  # where a data folder may hold it
 
 
 def btcv_cases(root: str | Path) -> tuple[Case, ...]:
@@ -52,17 +53,11 @@ def btcv_cases(root: str | Path) -> tuple[Case, ...]:
 
 def find_btcv(data_root: str | Path | None) -> Path | None:
     """The folder for `btcv_cases` in the data folder (`LIMNET_DATA`), None where there is none."""
-    if data_root is None:
-        return None
-    if not Path(data_root).is_dir():
-        raise ValueError(f"the data folder must exist, got {data_root}; correct LIMNET_DATA")
-    candidates = (*(Path(data_root) / name for name in BTCV_FOLDERS), Path(data_root))
-    return next((folder for folder in candidates if _training_folder(folder)), None)
+    return find_folder(data_root, BTCV_FOLDERS, _training_folder)
 
 
 def _training_folder(root: Path) -> Path | None:
-    folders = (root / layout for layout in BTCV_LAYOUTS)
-    return next((folder for folder in folders if (folder / "img").is_dir()), None)
+    return first_folder(root, BTCV_LAYOUTS, lambda folder: (folder / "img").is_dir())
 
 
 def write_btcv_twin(

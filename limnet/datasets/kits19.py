@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 
 from limnet.datasets.case import Case
+from limnet.datasets.layout import few, find_folder, first_folder
 from limnet.datasets.twin import TWIN_SEEDS, begin_twin, is_twin, write_first
 from limnet.lesions import VERSION as LESIONS_VERSION
 from limnet.lesions import with_lesion
@@ -20,7 +21,7 @@ KITS19_LABELS = {"kidney": (1, 2), "tumour": 2}  # name -> id; the organ contain
 KITS19_CASES = 210  # numbers 0 to 209 have a segmentation, 210 to 299 are the test cases (#77)
 KITS19_ALL = 300
 KITS19_LAYOUTS = ("data", ".")
-KITS19_FOLDERS = ("kits19", "KiTS19", "kits19-master")  # where a data folder may hold it
+KITS19_FOLDERS = ("kits19", "KiTS19", "kits19-master", ".")  # where a data folder may hold it
 IMAGE, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 NO_SECOND_PHASE = "until April 2019 a second, unlabelled contrast phase followed the first (#6)"
 # What neheller/kits19 says (changelog.md, issue numbers). A clone from 2020 on has the corrections;
@@ -82,7 +83,7 @@ def _labelled(data: Path) -> list[Path]:
     if misnamed:
         raise ValueError(
             f"the cases of KiTS19 must be named case_00000 to case_{KITS19_ALL - 1:05d}, but {data}"
-            f" holds {_few(misnamed)}; rename or move them"
+            f" holds {few(misnamed)}; rename or move them"
         )
     labelled = [
         folder
@@ -94,7 +95,7 @@ def _labelled(data: Path) -> list[Path]:
     if missing:
         raise ValueError(
             f"every KiTS19 case below {KITS19_CASES} needs {IMAGE} and {SEGMENTATION}, but {data}"
-            f" lacks {_few(missing)}; the clone has the segmentations, and its"
+            f" lacks {few(missing)}; the clone has the segmentations, and its"
             " starter_code.get_imaging fetches the images; or remove these cases"
         )
     if not labelled:
@@ -107,28 +108,17 @@ def _labelled(data: Path) -> list[Path]:
 
 def find_kits19(data_root: str | Path | None) -> Path | None:
     """The folder for `kits19_cases` in the data folder (`LIMNET_DATA`), None if there is none."""
-    if data_root is None:
-        return None
-    if not Path(data_root).is_dir():
-        raise ValueError(f"the data folder must exist, got {data_root}; correct LIMNET_DATA")
-    candidates = (*(Path(data_root) / name for name in KITS19_FOLDERS), Path(data_root))
-    return next((folder for folder in candidates if _data_folder(folder)), None)
+    return find_folder(data_root, KITS19_FOLDERS, _data_folder)
 
 
 def _data_folder(root: Path) -> Path | None:
-    folders = (root / layout for layout in KITS19_LAYOUTS)
-    return next((folder for folder in folders if any(folder.glob("case_*/"))), None)
+    return first_folder(root, KITS19_LAYOUTS, lambda folder: any(folder.glob("case_*/")))
 
 
 def _number(folder: Path) -> int | None:
     found = re.fullmatch(r"case_(\d{5})", folder.name)
     number = int(found[1]) if found else KITS19_ALL
     return number if number < KITS19_ALL else None
-
-
-def _few(names: list[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def write_kits19_twin(

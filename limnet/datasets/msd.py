@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from limnet.datasets.case import Case
+from limnet.datasets.layout import few, find_folder, first_folder
 from limnet.datasets.twin import TWIN_SEEDS, begin_twin, is_twin, write_first, write_slices
 from limnet.lesions import VERSION as LESIONS_VERSION
 from limnet.lesions import with_lesion
@@ -91,12 +92,8 @@ def msd_cases(root: str | Path, task: str) -> tuple[Case, ...]:
 def find_msd(data_root: str | Path | None, task: str) -> Path | None:
     """The folder for `msd_cases` in the data folder (`LIMNET_DATA`), None where there is none."""
     about = _task(task)
-    if data_root is None:
-        return None
-    if not Path(data_root).is_dir():
-        raise ValueError(f"the data folder must exist, got {data_root}; correct LIMNET_DATA")
-    folders = (Path(data_root) / name / about.folder for name in MSD_FOLDERS)
-    return next((folder for folder in folders if (folder / LIST).is_file()), None)
+    holder = find_folder(data_root, MSD_FOLDERS, lambda folder: _is_task(folder / about.folder))
+    return holder and holder / about.folder
 
 
 def _task(task: str) -> MsdTask:
@@ -106,8 +103,11 @@ def _task(task: str) -> MsdTask:
 
 
 def _task_folder(root: Path, about: MsdTask) -> Path | None:
-    folders = (root / about.folder, root)
-    return next((folder for folder in folders if (folder / LIST).is_file()), None)
+    return first_folder(root, (about.folder, "."), _is_task)
+
+
+def _is_task(folder: Path) -> bool:
+    return (folder / LIST).is_file()
 
 
 def _listed_names(path: Path, about: MsdTask) -> list[str]:
@@ -145,10 +145,9 @@ def _check_files(folder: Path, names: list[str], about: MsdTask) -> None:
     files = [f"{part}/{name}" for name in names for part in ("imagesTr", "labelsTr")]
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
         raise ValueError(
             f"every case that {LIST} lists needs its image and label, but {folder} lacks"
-            f" {', '.join(missing[:6])}{more}; unpack {about.folder}.tar again, or take them off"
+            f" {few(missing)}; unpack {about.folder}.tar again, or take them off"
             " the list"
         )
 
