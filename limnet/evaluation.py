@@ -22,6 +22,7 @@ from limnet.datasets import Case
 from limnet.metrics import bootstrap_interval, dice, surface_dice
 from limnet.networks.checkpoints import LimNet
 from limnet.propagation import PropagationOptions
+from limnet.protocols import User
 from limnet.rounds import Round
 from limnet.session import Session
 from limnet.simulated_user import next_click
@@ -63,6 +64,7 @@ def evaluate(
     fuse: bool = True,
     oracle: bool = False,
     threshold: float = 0.5,
+    user: User = next_click,
     options: PropagationOptions | None = None,
     features: SliceFeatures | None = None,
 ) -> Evaluation:
@@ -71,7 +73,8 @@ def evaluate(
     When nothing is left to correct, the remaining rounds repeat the last result in no time.
 
     Args:
-        target: the true masks.
+        target: the true masks, which the user and the scores look at (`limnet.leak_audit`).
+        user: who clicks; others than the paper's stand in `limnet.protocols`.
         oracle: fusion knows which mask is better: what a perfect quality network would reach.
         fuse, threshold, options, features: as of `Session`.
 
@@ -88,7 +91,7 @@ def evaluate(
     session = Session(volume, networks, **how, options=options, features=features)
     masks, results, clicks, comparisons = np.zeros_like(target), [], [], []
     for _ in range(rounds):
-        click = next_click(target, masks if results else None, session.clicks)
+        click = user(target, masks if results else None, session.clicks)
         clicks.append(click)
         start = time.perf_counter()
         if click is not None:
@@ -230,6 +233,7 @@ def evaluate_cases(
     fuse: bool = True,
     oracle: bool = False,
     threshold: float = 0.5,
+    user: User | None = None,
     only_largest_slice: bool = False,
     segment: Segmenter | None = None,
 ) -> Iterator[CaseEvaluation]:
@@ -240,10 +244,13 @@ def evaluate_cases(
 
     Args:
         organs: names of labels; None: all that are anatomy.
+        user: of `limnet.protocols`, whose repr says all about it; None: the paper's.
         only_largest_slice: see `largest_slice`.
-        segment: another method, which gets the clicks that the networks got.
+        segment: another method, which gets the clicks that the networks got; its results are
+            cached by its `digest` where it has one (those of limnet.comparators), else by its name.
     """
     options = {"rounds": rounds, "fuse": fuse, "oracle": oracle, "threshold": threshold}
+    options |= {} if user is None else {"user": user}
     organs, size = organs and tuple(organs), networks.working_size
     for case in cases:
         whole, labels = case.load()
@@ -261,7 +268,8 @@ def evaluate_cases(
             result = _cached(cache, play, recipe, np.packbits(target))
             if segment is not None:
                 play = partial(replay, volume, target, result.clicks, segment)
-                recipe = f"{PROTOCOL} {image} {segment.__name__} {result.clicks}".encode()
+                method = getattr(segment, "digest", None) or segment.__name__
+                recipe = f"{PROTOCOL} {image} {method} {result.clicks}".encode()
                 result = _cached(cache, play, recipe, np.packbits(target))
             yield CaseEvaluation(case, organ, result)
 

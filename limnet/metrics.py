@@ -87,6 +87,23 @@ def surface_points(mask: Mask) -> Float[np.ndarray, "points axes"]:
     return np.argwhere(mask & ~inside).astype(float)
 
 
+def mean_slice_dice(
+    target: Bool[np.ndarray, "slices height width"], mask: Bool[np.ndarray, "slices height width"]
+) -> float:
+    """Mean DSC of the slices that show the target: section III-D's, as far as it says.
+
+    A slice that shows nothing of it does not count, whatever the mask has there.
+
+    Raises:
+        ValueError: the masks differ in shape, or the target is empty.
+    """
+    shown = np.flatnonzero(target.any(axis=(1, 2)))
+    if not len(shown):
+        raise ValueError("a mean over slices needs a slice that shows the target, got none")
+    _check(target, mask)
+    return float(np.mean([dice(target[index], mask[index]) for index in shown]))
+
+
 def number_of_clicks(scores: Sequence[float], target: float = 0.9, limit: int = 20) -> int:
     """Clicks until the score first reaches the target (NoC@90), or the limit if it never does.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -123,6 +124,13 @@ def published(table: str, reports_folder: str | Path | None = None) -> Published
     return PublishedTable(rows=frame.astype(float), **entry)
 
 
+def published_counts(reports_folder: str | Path | None = None) -> pd.DataFrame:
+    """Table III: a row a data set with Type, Training Set and Test Set; NaN where it has none."""
+    table = _published_yaml(reports_folder)["counts"]["table_3"]
+    frame = pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"])
+    return frame.replace("-", np.nan).astype({"Training Set": float, "Test Set": float})
+
+
 def published_claims(reports_folder: str | Path | None = None) -> pd.DataFrame:
     """Numbers of the paper's text (speed, memory, gains): columns value, unit, source."""
     claims = _published_yaml(reports_folder)["claims"]
@@ -183,6 +191,15 @@ def _checkout_reports() -> Path:
         f"reports/published.yaml must lie in {Path.cwd()} or above it, or beside the package: "
         "start in a checkout of limnet or pass reports_folder"
     )
+
+
+def reports_file(name: str) -> Path:
+    """A file of the checkout's reports folder, such as `claims.yaml`.
+
+    Raises:
+        FileNotFoundError: limnet does not run in a checkout, and none is around.
+    """
+    return _checkout_reports() / name
 
 
 def _published_yaml(reports_folder: str | Path | None) -> dict[str, Any]:

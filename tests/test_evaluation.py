@@ -21,6 +21,7 @@ from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet, lite
 from limnet.networks.click_net import ClickLogits, ClickNet
 from limnet.networks.quality_net import QualityNet
+from limnet.protocols import Challenge, RandomError
 from limnet.session import Session
 from limnet.volume import Volume
 
@@ -86,6 +87,12 @@ def test_the_user_clicks_on_the_largest_slice_and_then_on_the_largest_errors(
     propagates(monkeypatch, [np.zeros_like(target)] * 3)
     result = evaluate(white_on(target), target, networks, rounds=3)
     assert result.clicks == (Click(1, 15, 25), Click(3, 13, 23), Click(5, 11, 21))
+
+
+def test_another_user_clicks_elsewhere(monkeypatch, networks, target):
+    propagates(monkeypatch, [np.zeros_like(target)] * 3)
+    clicks = evaluate(white_on(target), target, networks, rounds=2, user=Challenge()).clicks
+    assert clicks == (Challenge()(target), Challenge()(target & (np.arange(7) != 1)[:, None, None]))
 
 
 def test_every_round_has_its_score_over_the_whole_volume(monkeypatch, networks, target):
@@ -264,10 +271,13 @@ def test_what_was_evaluated_before_is_not_computed_again(
     assert np.array_equal(first.comparisons, again.comparisons)
     evaluated(rounds=2, fuse=False)
     assert len(calls) == 4  # another option
+    evaluated(rounds=2, user=RandomError(seed=1))
+    evaluated(rounds=2, user=RandomError(seed=1))
+    assert len(calls) == 6  # another user
     with torch.no_grad():
         networks.click_net.weight += 1
     evaluated(rounds=2)
-    assert len(calls) == 6  # other weights
+    assert len(calls) == 8  # other weights
 
 
 def test_another_method_is_evaluated_with_the_clicks_of_the_networks(
@@ -286,6 +296,24 @@ def test_another_method_is_evaluated_with_the_clicks_of_the_networks(
     assert len(calls) == 2 and len(asked) == 2  # the second time both come from the cache
     expected = evaluate(case.load()[0], target, networks, rounds=2).clicks
     assert asked == [expected[:1], expected]
+
+
+def test_another_method_is_found_again_by_its_digest(monkeypatch, networks, target, case, tmp_path):
+    propagations(monkeypatch, np.zeros_like(target))
+    asked = []
+
+    class Nothing:
+        def __init__(self, digest):
+            self.digest = digest
+
+        def __call__(self, volume, clicks):
+            asked.append(self.digest)
+            return np.zeros(volume.images.shape[:3], dtype=bool)
+
+    for digest in ("a", "b", "a"):
+        options = {"rounds": 1, "segment": Nothing(digest)}
+        list(evaluate_cases([case], None, networks, tmp_path / "cache", **options))
+    assert asked == ["a", "b"]
 
 
 def test_only_the_largest_slice_is_evaluated_on_demand(networks, target, case, tmp_path):

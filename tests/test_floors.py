@@ -15,6 +15,8 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "metrics",
         "results",
         "phantoms",
+        "surgical_scene",
+        "downloads",
         "calibration",
         "close_up",
         "history",
@@ -34,13 +36,13 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "dicom_segmentation",
         "fit",
     },
-    {"propagation", "datasets", "rounds"},
+    {"propagation", "datasets", "rounds", "protocols"},
     {"sequences"},
     {"mask_propagation"},
     {"session"},
     {"mask_pairs", "annotation", "slice_provenance"},
-    {"training", "evaluation", "model_card", "journal", "export"},
-    {"widget", "tables"},
+    {"training", "evaluation", "model_card", "journal", "export", "comparators"},
+    {"widget", "tables", "benchmark", "report_site", "fetch", "claims", "leak_audit"},
 ]
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
@@ -112,7 +114,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 12000, lines
+    assert sum(lines.values()) <= 21000, lines
 
 
 @pytest.mark.parametrize(

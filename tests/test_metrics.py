@@ -6,6 +6,7 @@ from limnet.metrics import (
     bootstrap_interval,
     dice,
     iou,
+    mean_slice_dice,
     number_of_clicks,
     surface_dice,
     surface_points,
@@ -147,3 +148,13 @@ def test_one_score_is_its_own_interval_and_none_is_refused():
     assert bootstrap_interval([0.1, 0.9]) == bootstrap_interval([0.1, 0.9])
     with pytest.raises(ValueError, match="at least one score"):
         bootstrap_interval([])
+
+
+def test_slices_are_averaged_over_those_that_show_the_target():
+    target, mask = np.zeros((4, 2, 3), bool), np.zeros((4, 2, 3), bool)
+    target[1], mask[1] = FIRST, SECOND  # DSC 4 / 7
+    target[2], mask[2] = FIRST, FIRST  # DSC 1
+    mask[3] = True  # a slice without the target does not count
+    assert mean_slice_dice(target, mask) == pytest.approx((4 / 7 + 1) / 2)
+    with pytest.raises(ValueError, match="shows the target"):
+        mean_slice_dice(mask & False, mask)
