@@ -160,6 +160,20 @@ def test_a_broken_result_is_one_that_is_not_there(tmp_path):
     assert status("run_cell", Runs(tmp_path), **CELL, method="", paper=90.0) == Status.WAITING
 
 
+def test_a_count_is_reproduced_by_all_slices_or_by_those_with_a_label(tmp_path):
+    row = {"data set": "BTCV", "split": "test", "ours": 3779, "ours with a label": 2210}
+    rows = [row | {"counted on": "the data set"}]
+    rows += [row | {"data set": "AMOS", "counted on": "synthetic twin"}]
+    write(tmp_path / "53_table_3_datasets", "table_3", rows, "the data sets BTCV")
+    given, runs = {"data_set": "BTCV", "split": "test", "needs": "BTCV"}, Runs(tmp_path)
+    assert status("run_count", runs, **given, paper=2210.0) == Status.REPRODUCED
+    assert status("run_count", runs, **given, paper=3779.0) == Status.REPRODUCED
+    assert status("run_count", runs, **given, paper=2212.0) == Status.OUTSIDE
+    twin = given | {"data_set": "AMOS"}
+    assert status("run_count", runs, **twin, paper=2210.0) == Status.WAITING
+    assert status("run_count", NO_RUNS, **given, paper=2210.0) == Status.WAITING
+
+
 def test_one_fall_refutes_a_guarantee_even_on_phantoms(tmp_path):
     given = {"notebook": "52_x", "result": "r", "needs": "a run"}
     rows = rounds("ours (synthetic twins)", 0.5, 0.7, 0.6)

@@ -1,5 +1,6 @@
 """The ledger `reports/claims.yaml`: claims written by hand, and one for every cell of a table."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from limnet.claims.claim import Claim, Status, Verdict
 from limnet.claims.rules import RULES
 from limnet.claims.runs import Runs
-from limnet.results import published, reports_file
+from limnet.results import published, published_counts, reports_file
 
 # statuses that depend on nothing but the paper's text, so that nobody's runs change them
 OF_THE_PAPER = {Status.HOLDS, Status.CONTRADICTS, Status.UNDEFINED, Status.BLOCKED}
@@ -40,6 +41,7 @@ def read_ledger(path: str | Path | None = None) -> Ledger:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     claims = [_claim(name, entry) for name, entry in content["claims"].items()]
     claims += [claim for table, about in content["cells"].items() for claim in _cells(table, about)]
+    claims += list(_counts(content.get("counts", {})))
     names = [claim.name for claim in claims]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -142,3 +144,20 @@ def _cells(table: str, about: Mapping[str, Any]) -> Iterator[Claim]:
                 given, rule, status = {"needs": says["needs"]}, "waiting", Status.WAITING
             text = f"{row}, {column}: DSC {value:g} %"
             yield Claim(name, about["where"], text, rule, given, status)
+
+
+def _counts(about: Mapping[str, Mapping[str, str]]) -> Iterator[Claim]:
+    """A claim for every number of Table III; by its row what it needs, or why that is blocked."""
+    counts = published_counts()
+    for row, says in about.items():
+        for split, column in (("training", "Training Set"), ("test", "Test Set")):
+            value = counts.loc[row, column]
+            if math.isnan(value):
+                continue
+            name = re.sub(r"\W+", "_", f"table_3_{row}_{split}".lower())
+            text = f"{row}: {value:,.0f} 2D images or slices for {split}"
+            if "because" in says:
+                yield Claim(name, "Table III", text, "blocked", says, Status.BLOCKED)
+            else:
+                given = {"data_set": row, "split": split, "paper": value, **says}
+                yield Claim(name, "Table III", text, "run_count", given, Status.WAITING)

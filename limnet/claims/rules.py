@@ -153,6 +153,20 @@ def run_cell(
     return Verdict(Status.REPRODUCED if near else Status.OUTSIDE, said)
 
 
+def run_count(runs: Runs, *, data_set: str, split: str, paper: Number, needs: str) -> Verdict:
+    """A number of Table III is our count of all images or slices, or of those with a label."""
+    run = runs.result("53_table_3_datasets", "table_3")
+    rows = pd.DataFrame() if run is None else run.rows
+    if len(rows):
+        of_set = (rows["data set"] == data_set) & (rows["split"] == split)
+        rows = rows[of_set & (rows["counted on"] == "the data set")]
+    if not len(rows):
+        return Verdict(Status.WAITING, needs)
+    counted, labelled = (int(rows.iloc[0][name]) for name in ("ours", "ours with a label"))
+    said = f"ours {counted}, with a label {labelled}, paper {paper:g}"
+    return Verdict(Status.REPRODUCED if paper in (counted, labelled) else Status.OUTSIDE, said)
+
+
 def run_value(
     runs: Runs,
     *,
@@ -227,6 +241,7 @@ RULES = _rules(
         blocked,
         waiting,
         run_cell,
+        run_count,
         run_value,
         steady,
     ]
