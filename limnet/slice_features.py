@@ -107,7 +107,8 @@ class SliceFeatures:
         if slice_index in self._stored:
             self._stored.move_to_end(slice_index)
             return self._stored[slice_index]
-        feature = encode_slice(self.network, self.frame.pad(normalise(self.images([slice_index]))))
+        image = normalise(self.images([slice_index]), colour=self.network.config.colour)
+        feature = encode_slice(self.network, self.frame.pad(image))
         self._stored[slice_index] = feature
         self._bytes += feature.num_bytes
         while self._bytes > self.max_bytes and len(self._stored) > 1:

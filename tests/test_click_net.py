@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import parity
 import pytest
 import torch
@@ -87,6 +89,15 @@ def test_clicks_and_the_previous_mask_matter(generator):
     neither = net(image, nothing, nothing[:, :1]).mask
     assert not torch.equal(net(image, click, nothing[:, :1]).mask, neither)
     assert not torch.equal(net(image, nothing, click[:, :1]).mask, neither)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+@torch.inference_mode()
+def test_a_network_of_grey_slices_does_not_see_colours(generator, colour):
+    net = ClickNet(replace(TINY, colour=colour)).eval()
+    image, nothing = torch.rand(1, 3, 32, 32, generator=generator), torch.zeros(1, 2, 32, 32)
+    both = [net(each, nothing, nothing[:, :1]).mask for each in (image, image.flip(1))]
+    assert torch.allclose(*both, atol=1e-4) != colour
 
 
 def test_training_reaches_every_parameter_that_has_influence():

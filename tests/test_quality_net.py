@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -29,6 +31,14 @@ def test_the_batch_size_does_not_change_the_result(generator):
     batch = inputs(generator)
     alone = torch.cat([net(*(tensor[i : i + 1] for tensor in batch)) for i in range(3)])
     torch.testing.assert_close(net(*batch), alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+@torch.inference_mode()
+def test_a_network_of_grey_slices_does_not_see_colours(generator, colour):
+    net = QualityNet(replace(TINY, colour=colour)).eval()
+    images, *masks = inputs(generator)
+    assert torch.allclose(net(images, *masks), net(images.flip(1), *masks), atol=1e-6) != colour
 
 
 @torch.inference_mode()

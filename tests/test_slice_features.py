@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from limnet.close_up import CloseUp
 from limnet.networks.normalisation import normalise
-from limnet.networks.propagation_net import KeyFeatures, PropagationNet
+from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
 from limnet.slice_features import KEPT_PARTS, Frame, SliceFeatures, symmetric_padding
 from limnet.volume import Volume
 
@@ -14,8 +14,9 @@ from limnet.volume import Volume
 class Counts(PropagationNet):
     """Counts the slices that it encodes; its features are as large as the slice."""
 
-    def __init__(self):
+    def __init__(self, colour=True):
         nn.Module.__init__(self)
+        self.config = PropagationNetConfig(colour=colour)
         self.weight = nn.Parameter(torch.zeros(1))
         self.encoded = 0
 
@@ -152,3 +153,14 @@ def test_only_the_last_few_parts_are_kept():
     for end in range(10, 10 + KEPT_PARTS):
         features.within(CloseUp(0, end, 0, end), 16)
     assert features.within(CloseUp(0, 9, 0, 9), 16) is not first
+
+
+def test_a_network_of_grey_slices_sees_the_mean_of_the_colours():
+    colours = np.random.default_rng(1).random((2, 32, 48, 3), dtype=np.float32)
+    grey = colours.mean(axis=-1)
+    frames = [
+        SliceFeatures(Volume.from_array(images, window=(0, 1)), Counts(colour), working_size=32)[0]
+        for images, colour in ((colours, False), (grey, False), (colours, True))
+    ]
+    assert torch.allclose(frames[0].frame, frames[1].frame, atol=1e-6)
+    assert not torch.allclose(frames[2].frame, frames[1].frame, atol=1e-2)

@@ -34,7 +34,7 @@ KINDS = {
 LITE_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHTS_VARIABLE = "LIMNET_WEIGHTS"  # environment: the folder of the paper-size files
 # fields that may be missing, or 0 for what is not there
-OPTIONAL = {"detail_channels", "close_up_size", "memorize_every"}
+OPTIONAL = {"detail_channels", "close_up_size", "memorize_every", "colour"}
 LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not trusted
 
 
@@ -98,12 +98,15 @@ def lite() -> LimNet:
         working_size=256,
         close_up_size=192,
         memorize_every=2,
+        colour=False,
     )
     return _bundle(
         "lite",
-        ClickNet(ClickNetConfig(hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160)),
+        ClickNet(
+            ClickNetConfig(hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, colour=False)
+        ),
         PropagationNet(propagation),
-        QualityNet(QualityNetConfig("resnet10", width=16)),
+        QualityNet(QualityNetConfig("resnet10", width=16, colour=False)),
     )
 
 
@@ -298,6 +301,6 @@ def _read_value(kind: Any, value: Any, name: str) -> Any:
         return value
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if kind is str and isinstance(value, str):
+    if kind in (str, bool) and type(value) is kind:
         return value
     raise ValueError(f"{name} must be a {kind} in range, got {value!r:.200}")

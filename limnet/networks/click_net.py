@@ -26,6 +26,7 @@ class ClickNetConfig:
     maps_scale: float = 0.05  # first value of the learnt weight of clicks beside image features
     detail_channels: int = 0  # of a head on finer grids than stride 4; RITM has none
     zoom_size: int = 400  # pixels of the longer side of the crops it is trained for
+    colour: bool = True  # False: trained on grey slices, so colours are averaged
 
 
 class ClickLogits(NamedTuple):
@@ -69,7 +70,7 @@ class ClickNet(nn.Module):
             previous: probability of the previous mask, zeros before the first click.
         """
         maps = torch.cat([previous, click_maps], dim=1)
-        images, size = normalise(images), images.shape[-2:]
+        images, size = normalise(images, colour=self.config.colour), images.shape[-2:]
         head, stem = self.hrnet(images, self.maps_transform(maps) * self.maps_scale.abs())
         mask, auxiliary = (resize(logits, size) for logits in (head.mask, head.auxiliary))
         if self.detail is not None:

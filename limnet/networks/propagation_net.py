@@ -41,6 +41,7 @@ class PropagationNetConfig:
     working_size: int = 480  # pixels of the shorter side of the slices it is trained for
     close_up_size: int = 0  # pixels a side of a close-up of the object; 0: always whole slices
     memorize_every: int = 5  # slices from one memorized slice to the next
+    colour: bool = True  # False: trained on grey slices, so colours are averaged
 
 
 class KeyFeatures(NamedTuple):

@@ -19,6 +19,7 @@ class QualityNetConfig:
 
     backbone: str = "resnet18"  # or "resnet50", or the small "resnet10"
     width: int = 64  # channels of the first convolution
+    colour: bool = True  # False: trained on grey slices, so colours are averaged
 
 
 class QualityNet(nn.Module):
@@ -52,7 +53,8 @@ class QualityNet(nn.Module):
         current: Float[Tensor, "batch 1 height width"],
     ) -> Float[Tensor, " batch"]:
         """The same before the sigmoid, for training."""
-        features = self.encoder(torch.cat([normalise(images), previous, current], dim=1))[-1]
+        images = normalise(images, colour=self.config.colour)
+        features = self.encoder(torch.cat([images, previous, current], dim=1))[-1]
         return self.classify(features.mean(dim=(2, 3)))[:, 0]
 
     @torch.no_grad()
