@@ -47,6 +47,27 @@ def test_which_cases_are_held_depends_on_their_names_alone():
     assert held_for_tests(FIVE[::-1], 2) == held_for_tests(FIVE, 2)
 
 
+def test_a_split_names_every_case_once_and_says_whose_choice_it_is():
+    split = data_set(tested=2).split(FIVE)
+    assert split.test == tuple(each.name for each in held_for_tests(FIVE, 2))
+    assert sorted(split.training + split.test) == [each.name for each in FIVE]
+    assert split.rule.startswith("ours: the first 2 by the SHA-256")
+
+
+def test_where_the_publishers_split_a_set_their_split_counts():
+    files = (Path("imagesTr/a.nii.gz"), Path("imagesVa/b.nii.gz"))
+    cases = [Case(file.name[0], file, Path("l.nii.gz"), {}, "AMOS", False) for file in files]
+    split = data_set().split(cases)
+    assert (split.training, split.test) == (("a",), ("b",))
+    assert "publishers" in split.rule
+
+
+def test_without_a_number_of_test_cases_all_of_them_test():
+    split = data_set().split(FIVE)
+    assert split.training == () and split.test == tuple(each.name for each in FIVE)
+    assert split.rule.startswith("all test")
+
+
 def test_every_data_set_has_a_twin_where_there_is_no_data_folder():
     for known in DATA_SETS.values():
         assert known.find(None) is None

@@ -17,6 +17,7 @@ from limnet.results import (
     provenance,
     published,
     published_claims,
+    published_counts,
     report_folder,
     write_results,
 )
@@ -56,6 +57,31 @@ def test_every_table_is_complete_and_names_its_place(name, methods, targets):
     assert table.rows.notna().all(axis=None)
     assert table.limnet in table.rows.index
     assert table.source.startswith("Table ")
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("table_1", 1693.6),
+        ("table_2", 692.9),
+        ("table_4", 974.0),
+        ("table_5", 760.9),
+        ("table_6", 4154.2),
+    ],
+)
+def test_the_cells_of_every_table_add_up_to_those_of_the_paper(name, total):
+    assert published(name).rows.to_numpy().sum() == pytest.approx(total)  # added up by its text
+
+
+def test_table_3_counts_images_and_leaves_open_what_the_paper_does():
+    table = published_counts()
+    assert list(table.columns) == ["Type", "Training Set", "Test Set"] and len(table) == 11
+    assert table.sum(numeric_only=True).tolist() == [136_639, 17_797]
+    assert table.loc["KiTS19"].tolist() == ["CT", 14_072, 1_753]
+    assert table.index[table["Training Set"].isna()].tolist() == ["BTCV", "EndoVis18"]
+    assert table.index[table["Test Set"].isna()].tolist() == ["In-house CT dataset"]
+    with pytest.raises(ValueError, match="got 'table_3'"):
+        published("table_3")  # it has no DSC
 
 
 def test_the_gains_of_the_ablation_are_the_relative_percent_of_table_2():

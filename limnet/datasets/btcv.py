@@ -11,6 +11,7 @@ from limnet.datasets.twin import TWIN_SEEDS, begin_twin, is_twin, write_slices
 from limnet.phantoms import ORGANS, VERSION, abdomen
 
 BTCV_LABELS = ORGANS  # name -> id
+BTCV_IDS = (0, *BTCV_LABELS.values())
 BTCV_NUMBERS = (*range(1, 11), *range(21, 41))  # of the 30 training cases
 BTCV_LAYOUTS = (".", "Training", "RawData/Training", "Abdomen/RawData/Training")
 BTCV_FOLDERS = ("btcv", "BTCV", "Abdomen", ".")  # where a data folder may hold it
@@ -46,7 +47,15 @@ def btcv_cases(root: str | Path) -> tuple[Case, ...]:
     collection = "BTCV twin (synthetic)" if twin else "BTCV"
     return tuple(
         # BTCV's terms do not cover weights that are free for any use
-        Case(image.name.removesuffix(".nii.gz"), image, label, BTCV_LABELS, collection, twin)
+        Case(
+            image.name.removesuffix(".nii.gz"),
+            image,
+            label,
+            BTCV_LABELS,
+            collection,
+            twin,
+            ids=BTCV_IDS,
+        )
         for image, label in zip(images, labels, strict=True)
     )
 

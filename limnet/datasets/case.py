@@ -1,5 +1,6 @@
 """A labelled image on disk, and which ones never train."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class Case:
     collection: str
     trainable: bool  # whether the licence lets shipped weights be trained on it
     slice_axis: int | None = None  # of the file's array; None: the one of the coarsest spacing
+    ids: tuple[int, ...] | None = None  # all that the data set defines; None: any
+    # (red, green, blue) -> id, where the masks of a folder show labels by colours
+    colours: Mapping[tuple[int, int, int], int] | None = None
 
     @property
     def held_out(self) -> bool:
@@ -43,7 +47,8 @@ class Case:
         """The volume and its labels on the same grid.
 
         Raises:
-            ValueError: the case has no image, or what `Volume.read` and `read_labels` raise.
+            ValueError: the case has no image, its labels have an id that its data set does not
+                define, or what `Volume.read` and `read_labels` raise.
         """
         if self.image is None:
             raise ValueError(
@@ -51,7 +56,7 @@ class Case:
                 " label map alone; use load_labels"
             )
         volume = Volume.read(self.image, slice_axis=self.slice_axis)
-        return volume, volume.read_labels(self.label)
+        return volume, self._labels_on(volume)
 
     def target(
         self, labels: Int[np.ndarray, "slices height width"], name: str
@@ -70,7 +75,27 @@ class Case:
         """The label map alone, on its own grid.
 
         Raises:
-            ValueError: the file is not a label map.
+            ValueError: the file is not a label map, or has an id that the data set does not define.
         """
-        grid = Volume.read(self.label, slice_axis=self.slice_axis, window=(0, 1))
-        return grid.read_labels(self.label)
+        return self._labels_on(Volume.read(self.label, slice_axis=self.slice_axis, window=(0, 1)))
+
+    def _labels_on(self, grid: Volume) -> Int[np.ndarray, "slices height width"]:
+        labels = grid.read_labels(self.label, colours=self.colours)
+        if self.ids is None:
+            return labels
+        unknown = np.concatenate([each[~np.isin(each, self.ids)] for each in labels])
+        if unknown.size:
+            raise ValueError(
+                f"labels of {self.collection} must be of {_as_ranges(self.ids)}, but {self.label}"
+                f" has {_as_ranges(np.unique(unknown).tolist())}; put the data set's file there"
+                " again, or bring its labels to these ids"
+            )
+        return labels
+
+
+def _as_ranges(ids: Iterable[int]) -> str:
+    """Ids in words: "0 to 13", "0, 1, 2, 7"."""
+    ids = sorted(ids)
+    if len(ids) > 3 and ids[-1] - ids[0] == len(ids) - 1:
+        return f"{ids[0]} to {ids[-1]}"
+    return ", ".join(map(str, ids[:6])) + f" and {len(ids) - 6} more" * (len(ids) > 6)

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from limnet.datasets.case import Case
 
+VALIDATION = "imagesVa"  # a folder of AMOS
+UNSAID = "the paper gives sizes (section III-A), not cases"
+
 
 class Chosen(NamedTuple):
     """Cases, and the words that a report must say about them."""
@@ -15,6 +18,14 @@ class Chosen(NamedTuple):
     cases: tuple[Case, ...]
     ran_on: str
     synthetic: bool
+
+
+class Split(NamedTuple):
+    """Which cases test and which may train, and why these."""
+
+    rule: str
+    training: tuple[str, ...]  # names of cases
+    test: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,25 @@ class DataSet:
         tested = held_for_tests(found, self.tested) if self.tested else found
         chosen = tested[: cases or None]
         return Chosen(chosen, f"{self.name}, {len(chosen)} of its {_counted(found)}", False)
+
+    def split(self, cases: Sequence[Case]) -> Split:
+        """The cases that `choose` tests on, and the others.
+
+        Args:
+            cases: all of the data set, as `read` gives them.
+        """
+        official = [case for case in cases if case.image and case.image.parent.name == VALIDATION]
+        if self.tested:
+            test = tuple(case.name for case in held_for_tests(cases, self.tested))
+            rule = f"ours: the first {self.tested} by the SHA-256 of their names test; {UNSAID}"
+        elif official:
+            test = tuple(case.name for case in official)
+            rule = f"the publishers': those in {VALIDATION} test; the paper does not say which do"
+        else:
+            test = tuple(case.name for case in cases)
+            rule = "all test: the paper trains on none of them"
+        held = set(test)
+        return Split(rule, tuple(case.name for case in cases if case.name not in held), test)
 
 
 def held_for_tests(cases: Sequence[Case], number: int) -> tuple[Case, ...]:

@@ -71,6 +71,7 @@ def kits19_cases(root: str | Path) -> tuple[Case, ...]:
             collection,
             twin,
             slice_axis=0,  # also where slices are thinner than their pixels
+            ids=(0, 1, 2),
         )
         for folder in _labelled(data)
     )

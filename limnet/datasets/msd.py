@@ -84,6 +84,7 @@ def msd_cases(root: str | Path, task: str) -> tuple[Case, ...]:
             collection,
             twin,
             slice_axis=2,  # also where slices are thinner than their pixels
+            ids=tuple(map(int, about.official)),
         )
         for name in names
     )

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pydicom
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from nibabel.affines import voxel_sizes
 from PIL import Image
 
@@ -22,6 +22,9 @@ STEP_TOLERANCE = 0.1  # of the distance between slices: positions in DICOM heade
 DESCRIPTION = ("SeriesInstanceUID", "SeriesDescription", "Modality", "NumberOfFrames")
 DEPTH = ("SamplesPerPixel", "SpacingBetweenSlices", "SliceThickness")
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+NO_LABEL = 255  # of a colour that means none
+
+Colours = Mapping[tuple[int, int, int], int]  # (red, green, blue) in label frames -> id, 0 to 254
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +64,14 @@ class FileGrid:
         )
 
 
-def read_file(path: Path, *, frames_as: str | None) -> tuple[np.ndarray, FileGrid, str | None]:
+def read_file(
+    path: Path, *, frames_as: str | Colours | None
+) -> tuple[np.ndarray, FileGrid, str | None]:
     """What a file or folder holds in the file's own order, its grid, its modality if it says so.
 
     Args:
-        frames_as: the mode that frames are converted to; None for grey or palette values as such.
+        frames_as: the mode that frames are converted to; None for grey or palette values as such;
+            for frames whose colours are labels, their ids.
     """
     if path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file():
         return _read_nifti(path)
@@ -184,7 +190,11 @@ def _rescaled_pixels(dataset: pydicom.Dataset) -> np.ndarray:
     return pixels.astype(np.float32) * slope + intercept
 
 
-def _read_frames(paths: list[Path], mode: str | None) -> tuple[np.ndarray, FileGrid, str | None]:
+def _read_frames(
+    paths: list[Path], frames_as: str | Colours | None
+) -> tuple[np.ndarray, FileGrid, str | None]:
+    mode = frames_as if frames_as is None or isinstance(frames_as, str) else "RGB"
+    ids = None if mode is frames_as else _ids_by_colour(frames_as)
     frames = []
     parts = {path: re.split(r"(\d+)", path.name) for path in paths}  # text and numbers in turns
     for path in sorted(paths, key=lambda path: (parts[path][::2], [*map(int, parts[path][1::2])])):
@@ -194,7 +204,8 @@ def _read_frames(paths: list[Path], mode: str | None) -> tuple[np.ndarray, FileG
                 raise ValueError(
                     f"its mode is {image.mode}; frames are 8-bit, masks grey or palette"
                 )
-            frames.append(np.asarray(image.convert(mode) if mode else image))
+            frame = np.asarray(image.convert(mode) if mode else image)
+        frames.append(frame if ids is None else _labels_of_colours(frame, ids, path))
     sizes = sorted({frame.shape for frame in frames})
     if len(sizes) > 1:
         raise ValueError(
@@ -204,6 +215,30 @@ def _read_frames(paths: list[Path], mode: str | None) -> tuple[np.ndarray, FileG
     # Rows run to the back and columns to the left, so that a saved mask opens upright.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     return data, new_grid(data.shape[:3], affine, paths[0].parent), mode
+
+
+def _ids_by_colour(colours: Colours) -> UInt8[np.ndarray, " colours"]:
+    """The id of every 24-bit colour, NO_LABEL where it has none."""
+    ids = np.full(1 << 24, NO_LABEL, np.uint8)
+    for (red, green, blue), label in colours.items():
+        ids[red << 16 | green << 8 | blue] = label
+    return ids
+
+
+def _labels_of_colours(
+    frame: UInt8[np.ndarray, "height width 3"], ids: UInt8[np.ndarray, " colours"], path: Path
+) -> UInt8[np.ndarray, "height width"]:
+    codes = frame.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    labels = ids[codes]
+    unknown = np.unique(codes[labels == NO_LABEL])
+    if unknown.size:
+        named = [(code >> 16, code >> 8 & 255, code & 255) for code in unknown[:3].tolist()]
+        raise ValueError(
+            f"every colour of a label frame must stand for a label, but {path} has"
+            f" {', '.join(map(str, named))}{' and others' * (unknown.size > 3)}, which none does;"
+            " save it without smoothing or compression, or name the colour's label"
+        )
+    return labels
 
 
 def new_grid(shape: Sequence[int], affine: np.ndarray, where: str | Path) -> FileGrid:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from nibabel.affines import apply_affine, voxel_sizes
 
-from limnet.volume.files import NIFTI_SUFFIXES, FileGrid, new_grid, read_file
+from limnet.volume.files import NIFTI_SUFFIXES, Colours, FileGrid, new_grid, read_file
 
 # Hounsfield units, (low, high): the usual radiology presets
 CT_WINDOWS = {"abdomen": (-160, 240), "lung": (-1350, 150), "bone": (-500, 1300), "brain": (0, 80)}
@@ -131,15 +131,21 @@ class Volume:
         sha256.update(self.images)
         return sha256.hexdigest()
 
-    def read_labels(self, path: str | Path) -> Int[np.ndarray, "slices height width"]:
+    def read_labels(
+        self, path: str | Path, *, colours: Colours | None = None
+    ) -> Int[np.ndarray, "slices height width"]:
         """Labels of a NIfTI file or a folder of mask images, int32 on this volume's grid.
 
         A label map on the same voxels in another order of axes is brought to this one.
 
+        Args:
+            colours: (red, green, blue) -> id, where mask images show labels by colours.
+
         Raises:
-            ValueError: the file cannot be read, holds fractions, or is on another grid.
+            ValueError: the file cannot be read, holds fractions or a colour that has no id, or is
+                on another grid.
         """
-        data, grid, _ = read_file(Path(path), frames_as=None)
+        data, grid, _ = read_file(Path(path), frames_as=colours)
         to_slices = (np.linalg.inv(self.affine) @ grid.affine)[:3, :3]
         axes = tuple(np.abs(to_slices).argmax(axis=1).tolist())
         flips = tuple(np.flatnonzero(to_slices[range(3), axes] < 0).tolist())

@@ -1,0 +1,80 @@
+import re
+
+import pytest
+import yaml
+
+from limnet.datasets import DATA_SETS, IMAGE_SETS
+from limnet.datasets import catalogue as module
+from limnet.datasets.catalogue import catalogue
+from limnet.datasets.counting import TABLE_3
+
+ADAPTERS = {**DATA_SETS, **IMAGE_SETS}
+DIGEST = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+LEAST = {"name": "A", "reference": "b", "licence": "c", "licence_source": "d", "home": ""}
+LEAST |= {"gigabytes": None, "unlocks": [], "folder": "a", "steps": [], "expected": {}}
+LEAST |= {"faults": []}
+
+PHANTOM = {"cases": 1, "shape": (12, 40, 40), "spacing_mm": (18.0, 9.6, 9.6)}
+SMALL = dict.fromkeys(DATA_SETS, PHANTOM) | {"endovis18": {"frames": 2}}
+
+
+def written(monkeypatch, tmp_path, **changes):
+    """The one entry of a catalogue that holds LEAST with these changes."""
+    about = {name: value for name, value in {**LEAST, **changes}.items() if value != "left out"}
+    (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump({"a": about}))
+    monkeypatch.setattr(module, "CATALOGUE_FILE", tmp_path / "catalogue.yaml")
+    return catalogue.__wrapped__()["a"]
+
+
+def test_there_is_an_entry_for_every_adapter_and_an_adapter_for_every_entry():
+    assert set(catalogue()) == set(ADAPTERS)
+    assert set(TABLE_3.values()) == set(catalogue()) - {"msd_pancreas"}
+
+
+@pytest.mark.parametrize("key", ADAPTERS)
+def test_what_is_put_into_an_entrys_folder_is_found_by_its_adapter(key, tmp_path):
+    assert ADAPTERS[key].find(tmp_path) is None
+    ADAPTERS[key].write_twin(tmp_path / catalogue()[key].folder, **SMALL.get(key, {}))
+    assert ADAPTERS[key].find(tmp_path) is not None
+
+
+@pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.key)
+def test_an_entry_says_how_to_get_the_set_and_what_it_may_be_used_for(entry):
+    assert entry.steps and entry.licence and entry.licence_source and entry.unlocks
+    assert bool(entry.home) != bool(entry.blocked)
+    assert {"cases", "training", "test"} & set(entry.expected)
+    assert not entry.blocked or not entry.downloads
+
+
+def test_what_is_fetched_is_named_once_and_its_digest_is_well_formed():
+    for entry in catalogue().values():
+        files = [download.file for download in entry.downloads]
+        assert len(set(files)) == len(files)
+        for download in entry.downloads:
+            assert re.fullmatch(r"https?://\S+", download.url)
+            assert re.fullmatch(
+                r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", download.digest or "md5:" + "0" * 32
+            )
+            # without encryption only a digest says that the file is the right one
+            assert download.url.startswith("https") or download.digest
+
+
+def test_the_numbers_of_a_download_stand_for_one_file_each(monkeypatch, tmp_path):
+    files = {"url": "https://a.org/{number:03d}.gz", "file": "case_{number}/a.gz"}
+    files |= {"size": None, "digest": None, "numbers": [8, 10]}
+    downloads = written(monkeypatch, tmp_path, downloads=[files]).downloads
+    assert [file.url[-6:] for file in downloads] == ["008.gz", "009.gz", "010.gz"]
+    assert downloads[2].file == "case_10/a.gz"
+
+
+@pytest.mark.parametrize("changes", [{"licence": "left out"}, {"colour": "red"}])
+def test_an_entry_that_lacks_a_field_or_has_one_too_many_is_refused(monkeypatch, tmp_path, changes):
+    with pytest.raises(ValueError, match=f"a differs in .'{next(iter(changes))}'"):
+        written(monkeypatch, tmp_path, **changes)
+
+
+def test_the_known_counts_are_those_that_the_adapters_know():
+    expected = {key: entry.expected for key, entry in catalogue().items()}
+    assert expected["kits19"]["cases"] == 210 and expected["btcv"]["cases"] == 30
+    assert expected["msd_lung"]["cases"] == 63
+    assert expected["ishape"]["training"] + expected["ishape"]["test"] == 12_870

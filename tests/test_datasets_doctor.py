@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from limnet.datasets import Case, DataSet, ImageSet, LabelledImage
+from limnet.datasets.doctor import LOOKED_AT, changes, examine, own_collections
+
+
+def write(path, value=1, shape=(4, 5, 3)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.full(shape, value, np.uint8)
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+    return path
+
+
+def volumes(root):
+    """A set with one case a file `<name>_image.nii.gz`, which `root/set` holds."""
+
+    def find(data_root):
+        folder = data_root and Path(data_root) / "set"
+        return folder if folder and folder.is_dir() else None
+
+    def read(folder):
+        images = sorted(folder.glob("*_image.nii.gz"))
+        if not images:
+            raise ValueError("it must hold images")
+        return tuple(
+            Case(
+                image.name[0],
+                image,
+                image.with_name(image.name.replace("image", "label")),
+                {"organ": (1, 2), "tumour": 2},
+                "Set",
+                False,
+            )
+            for image in images
+        )
+
+    return DataSet("Set", find, read, lambda root, *, cases, seed: (), tested=1)
+
+
+def pictures(count):
+    def masks(value):
+        return np.full((1, 4, 6), value)
+
+    def read(folder):
+        return tuple(
+            LabelledImage(str(i), folder / "a.png", "Set", "test", False, lambda i=i: masks(i != 1))
+            for i in range(count)
+        )
+
+    return ImageSet("Set", lambda root: Path(root), read, lambda root, *, seed: ())
+
+
+@pytest.fixture
+def two(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"set/{name}_image.nii.gz")
+        write(tmp_path / f"set/{name}_label.nii.gz")
+    return tmp_path
+
+
+def test_a_set_that_is_not_there_is_absent(tmp_path):
+    found = examine("set", volumes(tmp_path), tmp_path)
+    assert (found.state, found.folder, found.rows) == ("absent", None, ())
+    assert examine("set", volumes(tmp_path), None).state == "absent"
+    assert found.against({"cases": 30, "organs": 13}) == "0 / 30 cases"
+
+
+def test_headers_give_shape_and_spacing_and_no_pixel_is_read(two):
+    found = examine("set", volumes(two), two)
+    assert found.state == "there" and found.counts == {"cases": 2} and not found.hashes
+    assert found.rows[0] == {
+        "name": "a",
+        "shape": "4 x 5 x 3",
+        "spacing_mm": "2 x 2 x 5",
+        "labels": "",
+        "problem": "",
+    }
+    files = [path.stat().st_size for path in (two / "set").iterdir()]
+    assert found.megabytes == pytest.approx(sum(files) / 1e6)
+    assert set(found.split.training + found.split.test) == {"a", "b"}
+
+
+def test_a_broken_case_is_named_with_its_reason_and_the_others_are_looked_at(two):
+    (two / "set/a_image.nii.gz").write_bytes(b"no image")
+    found = examine("set", volumes(two), two)
+    assert found.state == "1 broken"
+    [row] = found.broken
+    assert row["name"] == "a" and "a_image.nii.gz" in row["problem"]
+    assert found.rows[1]["shape"] == "4 x 5 x 3"
+
+
+def test_a_label_of_another_shape_is_a_problem(two):
+    write(two / "set/a_label.nii.gz", shape=(4, 5, 4))
+    assert examine("set", volumes(two), two).broken[0]["problem"] == (
+        "the image has the shape (4, 5, 3), its label (4, 5, 4)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(0, "no voxel has a label"), (7, "the labels [7] are none of the data set's")],
+)
+def test_a_thorough_look_finds_what_headers_do_not_say(two, value, problem):
+    write(two / "set/a_label.nii.gz", value)
+    assert not examine("set", volumes(two), two).broken
+    found = examine("set", volumes(two), two, thorough=True)
+    assert [(row["name"], row["problem"]) for row in found.broken] == [("a", problem)]
+    assert found.rows[1]["labels"] == "1 of 2, not tumour"
+
+
+def test_a_thorough_look_reads_to_the_end_of_a_file(two):
+    whole = (two / "set/a_image.nii.gz").read_bytes()
+    (two / "set/a_image.nii.gz").write_bytes(whole[:-9])
+    assert examine("set", volumes(two), two, thorough=True).broken[0]["name"] == "a"
+
+
+def test_hashes_are_those_of_every_file_and_a_changed_file_is_seen(two):
+    before = examine("set", volumes(two), two, thorough=True).hashes
+    assert set(before) == {f"{name}_{what}.nii.gz" for name in "ab" for what in ("image", "label")}
+    write(two / "set/a_label.nii.gz", 2)
+    (two / "set/b_label.nii.gz").rename(two / "set/c.nii.gz")
+    assert changes(before, examine("set", volumes(two), two, thorough=True).hashes) == [
+        {"file": "a_label.nii.gz", "what": "changed"},
+        {"file": "b_label.nii.gz", "what": "gone"},
+        {"file": "c.nii.gz", "what": "new"},
+    ]
+    assert changes(before, before) == []
+
+
+def test_a_set_that_its_adapter_refuses_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "set").mkdir()
+    found = examine("set", volumes(tmp_path), tmp_path)
+    assert (found.state, found.problem) == ("refused", "it must hold images")
+
+
+def test_of_many_images_some_are_looked_at_and_all_if_thorough(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    many = pictures(2 * LOOKED_AT)
+    found = examine("set", many, tmp_path)
+    assert found.counts == {"test": 2 * LOOKED_AT} and len(found.rows) == LOOKED_AT
+    assert found.rows[0]["shape"] == "4 x 6" and found.rows[-1]["name"] == str(2 * LOOKED_AT - 1)
+    few = examine("set", pictures(3), tmp_path, thorough=True)
+    assert [row["problem"] for row in few.rows] == ["", "1 of 1 masks show nothing", ""]
+
+
+def test_a_set_in_the_data_folder_itself_is_its_own_files_only(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    (tmp_path / "other").write_text("of another set")
+    assert set(examine("set", pictures(2), tmp_path, thorough=True).hashes) == {"a.png"}
+
+
+def test_a_collection_is_a_row_also_where_it_cannot_be_read(tmp_path):
+    about = {"title": "Kidneys", "labels": {"1": "kidney"}, "licence": "MIT", "use": "weights"}
+    write(tmp_path / "a/one/image.nii.gz")
+    write(tmp_path / "a/one/label.nii.gz")
+    (tmp_path / "a/collection.json").write_text(json.dumps(about))
+    for folder, text in (("b", "{"), ("c", json.dumps(about))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "collection.json").write_text(text)
+    first, second, third = own_collections(tmp_path)
+    assert (first["collection"], first["cases"], first["licence"]) == ("a", 1, "MIT")
+    assert first["trainable"] and first["what"] == "Kidneys" and not first["note"]
+    assert second["note"] and third["note"] and third["cases"] == 0
+    assert own_collections(None) == []

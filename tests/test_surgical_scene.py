@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from limnet.surgical_scene import CLASSES, PAINTED, surgical_scene
+
+INSTRUMENT = ("instrument shaft", "instrument wrist", "instrument clasper")
+TINY = {"frames": 2, "size": (48, 60)}
+
+
+def shown(scene):
+    return {name for name, label in CLASSES.items() if label and (scene.labels == label).any()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_scene_shows_the_classes_that_it_is_asked_for_and_no_other(seed):
+    for shows in (PAINTED, INSTRUMENT, ("clamps", "suturing needle"), ("ultrasound probe",)):
+        scene = surgical_scene(seed, shows, frames=2, size=(96, 120))
+        assert shown(scene) == set(shows)
+        assert (scene.labels == 0).any()
+
+
+def test_a_scene_depends_on_its_seed_alone():
+    first, again, other = (surgical_scene(seed, **TINY) for seed in (5, 5, 6))
+    assert np.array_equal(first.frames, again.frames)
+    assert np.array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.labels, other.labels)
+
+
+def test_a_longer_scene_begins_as_the_shorter_one():
+    short, long = (surgical_scene(1, frames=count, size=(48, 60)) for count in (1, 3))
+    assert np.array_equal(short.frames, long.frames[:1])
+    assert np.array_equal(short.labels, long.labels[:1])
+
+
+def test_another_size_shows_the_same_scene():
+    small, large = (surgical_scene(2, frames=1, size=size) for size in ((64, 80), (192, 240)))
+    assert (small.labels == large.labels[:, 1::3, 1::3]).mean() > 0.97
+
+
+def test_motion_is_smooth():
+    scene = surgical_scene(3, INSTRUMENT, frames=6, size=(96, 120))
+    places = np.array(
+        [np.argwhere(labels == CLASSES["instrument wrist"]).mean(axis=0) for labels in scene.labels]
+    )
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    assert 0.1 < steps.max() < 96 / 8  # it moves, and nothing jumps
+    changed = (scene.labels[1:] != scene.labels[:-1]).mean(axis=(1, 2))
+    assert changed.max() < 0.2
+
+
+def test_instruments_hide_what_is_behind_them():
+    behind = surgical_scene(4, ["small intestine"], **TINY).labels == CLASSES["small intestine"]
+    both = surgical_scene(4, ["small intestine", *INSTRUMENT], **TINY).labels
+    hidden = behind & (both != CLASSES["small intestine"])
+    assert hidden.any() and np.isin(both[hidden], [CLASSES[name] for name in INSTRUMENT]).all()
+
+
+def test_colours_tell_metal_from_tissue_and_the_lens_darkens_its_corners():
+    scene = surgical_scene(0, INSTRUMENT, frames=1, size=(96, 120))
+    image, labels = scene.frames[0].astype(float), scene.labels[0]
+    redness = image[..., 0] - image[..., 2]
+    shaft = labels == CLASSES["instrument shaft"]
+    assert redness[labels == 0].mean() > 40 > 10 > abs(redness[shaft].mean())
+    assert image[40:56, 50:70].mean() > 3 * image[:4, :4].mean()
+
+
+@pytest.mark.parametrize(
+    ("shows", "more"),
+    [(["liver"], {}), (["suction instrument"], {}), (PAINTED, {"frames": 0})],
+)
+def test_what_cannot_be_painted_is_refused(shows, more):
+    with pytest.raises(ValueError, match="a scene must show classes of instrument shaft"):
+        surgical_scene(0, shows, **more)
+
+
+def test_ids_are_those_of_the_challenge():
+    assert len(CLASSES) == 12
+    assert [CLASSES[name] for name in ("kidney parenchyma", "clamps", "ultrasound probe")] == [
+        4,
+        7,
+        11,
+    ]
