@@ -11,6 +11,8 @@ NEED_GB ?= 4
 # more for papermill: make reproduce-table-4 PARAMS="-p cases 2"; PROFILE=paper: the paper's values
 PARAMS ?=
 PROFILE ?=
+# WEIGHTS=official: the published networks that `make weights-official` fetched, at the paper's size
+WEIGHTS ?=
 LAB ?=
 # processes that train together: make train-click PROCESSES=2; on each of two machines
 # make train-click PROCESSES=8 TORCHRUN="--nnodes 2 --rdzv-backend c10d --rdzv-endpoint first:29500"
@@ -39,10 +41,17 @@ trap "rm -rf \"$$LIMNET_REPORTS\"" EXIT; "$$@" "$$LIMNET_REPORTS/rank-$$RANK.ipy
 # 45 KB of the browser's memory for each slice that is turned to
 FAVICON := @jupyterlab/application-extension:faviconbusy
 
+# notebooks one after the other; one that stops does not keep the others from running
+run_each = @failed=; for each in $(1); do set -- $$(echo "$$each" | tr / ' '); \
+$(MAKE) --no-print-directory "run-$$1" $(if $(PARAMS),,PARAMS="$${2:+-p $$(echo $$2 | tr _ ' ')}") || \
+failed="$$failed $$1"; done; $(2) \
+test -z "$$failed" || { echo "make $@: these stopped:$$failed" >&2; exit 1; }
+
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint lab quickstart defects
-.PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-4 reproduce-table-5
-.PHONY: defects-ablation train-click train-propagation train-quality validate annotate
+.PHONY: help setup test lint lab quickstart data weights-official report
+.PHONY: reproduce-all reproduce-figures reproduce-figure-4 reproduce-runtime reproduce-real
+.PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-3 reproduce-table-4
+.PHONY: reproduce-table-5 reproduce-table-6 defects defects-ablation train-click train-propagation train-quality validate annotate
 .PHONY: measure-widget clean
 
 help: ## list the targets
@@ -64,10 +73,39 @@ lab: $(ok) ## open JupyterLab on notebooks/
 	"$(python)" -m jupyterlab --ServerApp.root_dir=notebooks $(LAB)
 
 quickstart: run-00_quickstart ## a volume, three clicks, DSC after each round
+data: run-10_data ## which data sets are there, which are missing and where to get them
+data-%: $(ok) ## fetch a data set that is open to all into LIMNET_DATA, such as data-msd_colon
+	"$(python)" -m limnet.fetch data $*
+
+weights-official: $(ok) ## the published RITM and XMem weights into weights/, for WEIGHTS=official
+	"$(python)" -m limnet.fetch weights
+
 reproduce-table-1: run-51_table_1_kits_msd ## Table I: KiTS19 and MSD, with baselines
 reproduce-table-2: run-52_table_2_fusion_ablation ## Table II and Figure 3: with and without fusion
+reproduce-table-3: run-53_table_3_datasets ## Table III, counted from the data on disk
 reproduce-table-4: run-54_table_4_btcv ## Table IV beside the paper's; the report is an HTML page
 reproduce-table-5: run-55_table_5_pancreas ## Table V: pancreas tumours
+reproduce-table-6: run-56_table_6_endovis ## Table VI and Figure 6: surgical scenes
+reproduce-runtime: run-57_runtime_and_memory ## frames a second and memory, as section III-C
+reproduce-figure-4: run-58_figure_4_prompt_masks ## Figure 4: prompt masks after one and two clicks
+reproduce-real: run-59_real_collections ## the labelled volumes in LIMNET_DATA that are ours
+
+# word after the slash: more for papermill; Figure 3 has ten rounds
+table_2 := 52_table_2_fusion_ablation/rounds_10
+figures := $(table_2) 58_figure_4_prompt_masks 54_table_4_btcv 56_table_6_endovis
+all := 10_data 51_table_1_kits_msd $(table_2) 53_table_3_datasets 54_table_4_btcv \
+  55_table_5_pancreas 56_table_6_endovis 57_runtime_and_memory 58_figure_4_prompt_masks \
+  59_real_collections
+
+reproduce-figures: $(ok) ## Figures 3 to 6
+	$(call run_each,$(figures))
+
+reproduce-all: $(ok) ## every table and figure, then the report of all
+	$(call run_each,$(all),$(MAKE) --no-print-directory report || failed="$$failed report";)
+
+report: $(ok) ## one static site of all runs: reports/site/index.html
+	"$(python)" -m limnet.report_site
+
 defects: run-20_defective_masks ## the six corruptions of section III-B
 defects-ablation: run-21_defective_masks_ablation ## what training with them is good for
 train-click: run-30_train_click_net ## train the click network
@@ -84,10 +122,13 @@ run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
 	test -f notebooks/$*.ipynb || stop "there is no notebooks/$*.ipynb"; \
 	$(if $(PROFILE),test -f notebooks/$(PROFILE)/$*.yaml || \
 	stop "PROFILE=$(PROFILE) needs notebooks/$(PROFILE)/$*.yaml which is not there";) \
+	$(if $(WEIGHTS),test -d "weights/$(WEIGHTS)" || \
+	stop "WEIGHTS=$(WEIGHTS) needs the folder weights/$(WEIGHTS); make weights-official makes it";) \
 	report="$$LIMNET_REPORTS/$*"; mkdir -p "$$report"; \
 	$(if $(PROCESSES),$(each_rank) "$$report/$*.ipynb") \
 	"$(python)" -m papermill notebooks/$*.ipynb $(if $(PROCESSES),,"$$report/$*.ipynb") --kernel python3 \
-	--cwd notebooks $(if $(PROFILE),-f notebooks/$(PROFILE)/$*.yaml) $(PARAMS) || \
+	--cwd notebooks $(if $(WEIGHTS),-p networks "$(CURDIR)/weights/$(WEIGHTS)") \
+	$(if $(PROFILE),-f notebooks/$(PROFILE)/$*.yaml) $(PARAMS) || \
 	stop "the notebook stopped; the cell and its error stand in $$report/$*.ipynb"; \
 	$(if $(PROCESSES),test -f "$$report/$*.ipynb" || exit 0; : rank 0 is on another machine;) \
 	"$(python)" -m nbconvert --log-level=WARN --to html --no-input "$$report/$*.ipynb" || \
