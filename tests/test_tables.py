@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from fakes import fakes
+from PIL import Image
 
 from limnet import tables
 from limnet.datasets import DATA_SETS, Case
+from limnet.datasets.endovis18 import ENDOVIS18_SEQUENCES
 from limnet.evaluation import CaseEvaluation, Evaluation
 from limnet.results import published
 from limnet.tables import (
@@ -20,6 +22,8 @@ from limnet.tables import (
     rows_of,
     run_columns,
     scores_by_column,
+    show_scenes,
+    slice_scores,
 )
 
 KIDNEY, TUMOUR = Column("KIDNEY (Organ)", "kits19", "kidney"), Column("Lung", "msd_lung", "tumour")
@@ -105,3 +109,78 @@ def test_our_heading_says_when_numbers_are_of_phantoms():
     assert our_label({"kits19": real}) == "ours"
     assert our_label({"kits19": twin, "msd_lung": twin}) == "ours (synthetic twins)"
     assert our_label({"kits19": twin, "msd_lung": real}) == "ours (in part synthetic twins)"
+
+
+def test_a_column_of_table_vi_is_about_one_sequence_and_a_class_that_its_twin_shows():
+    shown = {
+        case: {column.target for column in TABLES["table_6"] if column.case == case}
+        for case in ENDOVIS18_SEQUENCES
+    }
+    assert shown == {case: set(classes) for case, classes in ENDOVIS18_SEQUENCES.items()}
+    assert {column.heading: column.target for column in TABLES["table_6"]}["Seq 4 Parenchyma"] == (
+        "kidney parenchyma"
+    )
+
+
+def test_a_column_that_names_a_case_is_run_on_this_one_alone(monkeypatch, tmp_path):
+    calls = []
+
+    def evaluate_cases(cases, organs, networks, cache, **options):
+        calls.append(([case.name for case in cases], [*organs]))
+        for case in cases:
+            for organ in organs:
+                yield replace(done(case.name, 0.5), organ=organ)
+
+    monkeypatch.setattr(tables, "evaluate_cases", evaluate_cases)
+    sequences = tuple(replace(CASE, name=f"seq_{number}") for number in (1, 2))
+    chosen = {"endovis18": tables.Chosen(sequences, "here", True)}
+    found = list(run_columns("table_6", chosen, fakes(), tmp_path))
+    assert [column.heading for column, _ in found] == [
+        column.heading for column in TABLES["table_6"] if column.case in ("seq_1", "seq_2")
+    ]
+    assert all(each.case.name == column.case for column, each in found)
+    assert calls[0] == (["seq_1"], [column.target for column in TABLES["table_6"][:4]])
+
+
+def video_done(folder):
+    """Two columns of a tiny video: the first one's mask is right in one of its two frames."""
+    labels = np.zeros((4, 6, 8), np.uint8)
+    labels[:2, :3] = 1
+    labels[3, 4:, 4:] = 2
+    for part in ("frames", "masks"):
+        (folder / part).mkdir()
+        for index, label in enumerate(labels):
+            image = label if part == "masks" else np.full((6, 8, 3), 90, np.uint8)
+            Image.fromarray(image).save(folder / part / f"{index}.png")
+    classes = {"clamps": 1, "suturing needle": 2}
+    case = Case("seq_1", folder / "frames", folder / "masks", classes, "EndoVis 2018", False)
+    masks = np.zeros(labels.shape, bool)
+    masks[0, :3] = masks[2, 0, 0] = True
+    pairs = []
+    for column in TABLES["table_6"][:2]:
+        each = replace(done("seq_1", 0.5), case=case, organ=column.target)
+        pairs.append((column, replace(each, evaluation=replace(each.evaluation, masks=masks))))
+    return pairs
+
+
+def test_a_slice_counts_where_it_shows_the_target_or_the_mask(tmp_path):
+    scores = slice_scores(video_done(tmp_path), "ours")
+    assert scores.values.tolist() == [
+        ["Seq 1 Clips", "ours", 0, 1.0],
+        ["Seq 1 Clips", "ours", 1, 0.0],
+        ["Seq 1 Clips", "ours", 2, 0.0],
+        ["Seq 1 Needle", "ours", 0, 0.0],
+        ["Seq 1 Needle", "ours", 2, 0.0],
+        ["Seq 1 Needle", "ours", 3, 0.0],
+    ]
+    assert slice_scores([], "ours").columns.tolist() == ["column", "method", "slice_index", "dice"]
+
+
+def test_a_scene_shows_the_truth_above_our_masks(tmp_path):
+    figure = show_scenes(video_done(tmp_path), at=0.0)
+    above, below = figure.axes
+    assert above.get_title() == "seq_1, frame 0"
+    assert [axis.get_ylabel() for axis in (above, below)] == ["truth", "ours"]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["clamps", "suturing needle"]
+    figure.draw_without_rendering()
