@@ -200,3 +200,9 @@ def test_endovis18_is_found_in_the_data_folder(tmp_path):
     assert len(endovis18_cases(find_endovis18(tmp_path))) == 4
     with pytest.raises(ValueError, match="LIMNET_DATA"):
         find_endovis18(tmp_path / "nowhere")
+
+
+def test_a_twin_of_fewer_sequences_leaves_no_empty_folders_of_the_one_before(tmp_path):
+    write_endovis18_twin(tmp_path, cases=2, frames=2, size=(32, 40))
+    [case] = write_endovis18_twin(tmp_path, cases=1, frames=2, size=(32, 40), seed=1)
+    assert endovis18_cases(tmp_path) == (case,)

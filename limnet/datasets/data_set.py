@@ -58,8 +58,8 @@ class DataSet:
             said = f"the synthetic twin of {self.name} ({_counted(chosen)}), NOT on {self.name}"
             return Chosen(chosen, said, True)
         found = self.read(root)
-        tested = held_for_tests(found, self.tested) if self.tested else found
-        chosen = tested[: cases or None]
+        by_name = {case.name: case for case in found}
+        chosen = tuple(by_name[name] for name in self.split(found).test[: cases or None])
         return Chosen(chosen, f"{self.name}, {len(chosen)} of its {_counted(found)}", False)
 
     def split(self, cases: Sequence[Case]) -> Split:
