@@ -51,7 +51,7 @@ test -z "$$failed" || { echo "make $@: these stopped:$$failed" >&2; exit 1; }
 .PHONY: help setup test lint lab quickstart data weights-official report
 .PHONY: reproduce-all reproduce-figures reproduce-figure-4 reproduce-runtime reproduce-real
 .PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-3 reproduce-table-4
-.PHONY: reproduce-table-5 reproduce-table-6 defects defects-ablation train-click train-propagation train-quality validate annotate
+.PHONY: reproduce-table-5 reproduce-table-6 claims protocols defects defects-ablation train-click train-propagation train-quality validate annotate
 .PHONY: measure-widget clean
 
 help: ## list the targets
@@ -89,13 +89,15 @@ reproduce-table-6: run-56_table_6_endovis ## Table VI and Figure 6: surgical sce
 reproduce-runtime: run-57_runtime_and_memory ## frames a second and memory, as section III-C
 reproduce-figure-4: run-58_figure_4_prompt_masks ## Figure 4: prompt masks after one and two clicks
 reproduce-real: run-59_real_collections ## the labelled volumes in LIMNET_DATA that are ours
+claims: run-60_paper_claims ## each claim of the paper, the rule that checks it, its status
+protocols: run-61_protocol_sensitivity ## what the paper leaves open, and how much it moves
 
 # word after the slash: more for papermill; Figure 3 has ten rounds
 table_2 := 52_table_2_fusion_ablation/rounds_10
 figures := $(table_2) 58_figure_4_prompt_masks 54_table_4_btcv 56_table_6_endovis
 all := 10_data 51_table_1_kits_msd $(table_2) 53_table_3_datasets 54_table_4_btcv \
   55_table_5_pancreas 56_table_6_endovis 57_runtime_and_memory 58_figure_4_prompt_masks \
-  59_real_collections
+  59_real_collections 61_protocol_sensitivity 60_paper_claims
 
 reproduce-figures: $(ok) ## Figures 3 to 6
 	$(call run_each,$(figures))
