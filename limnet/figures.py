@@ -1,4 +1,4 @@
-"""Pictures that several notebooks need: slices with masks and clicks, and training curves.
+"""Pictures that several notebooks need: slices with masks and clicks, curves and bars.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; what a colour says
 is said by a shape too: masks are filled, the truth is an outline, clicks are plus signs or crosses.
@@ -6,31 +6,64 @@ is said by a shape too: masks are filled, the truth is an outline, clicks are pl
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Float, Num
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from limnet.calibration import Reliability
 from limnet.clicks import Click
+from limnet.close_up import CloseUp
 
 MASK = "#56B4E9"  # sky blue
 TRUTH = "#F0E442"  # yellow
 POSITIVE = "#009E73"  # bluish green
 NEGATIVE = "#D55E00"  # vermilion
 OPACITY = 0.5  # of masks
+PROBABILITY = "magma"  # grows brighter evenly, for colour-blind readers too
 INK = "0.25"  # grey of text and of lines that are not data
 MARKS = {True: ("P", POSITIVE, "click on it"), False: ("X", NEGATIVE, "click off it")}
 
 Images = Num[np.ndarray, "slices height width"] | Num[np.ndarray, "slices 3 height width"]
 Masks = Bool[np.ndarray, "_ _ _"]  # (slices, height, width); checked where they come in
+Image = Num[np.ndarray, "height width"] | Num[np.ndarray, "3 height width"]
+Mask = Bool[np.ndarray, "height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One slice and what is drawn on it, or a probability map in its place."""
+
+    image: Image  # in [0, 1]
+    mask: Mask | None = None
+    target: Mask | None = None
+    clicks: Sequence[Click] = ()  # those on this slice
+    probability: Float[np.ndarray, "height width"] | None = None
+    title: str = ""
+
+    def within(self, part: CloseUp) -> "Panel":
+        """The part alone; clicks keep their place in what is shown."""
+        rows, columns = part.pixels
+        shown = {
+            name: each[..., rows, columns]
+            for name in ("image", "mask", "target", "probability")
+            if (each := getattr(self, name)) is not None
+        }
+        moved = [
+            replace(click, row=click.row - part.top, column=click.column - part.left)
+            for click in self.clicks
+            if part.top <= click.row < part.bottom and part.left <= click.column < part.right
+        ]
+        return replace(self, **shown, clicks=moved)
 
 
 def show_slices(
@@ -74,21 +107,108 @@ def show_slices(
         axis.spines[:].set_visible(False)
         if panel >= count:
             continue
-        _show_slice(axis, images[panel])
-        if masks is not None:
-            axis.imshow(np.where(masks[panel][..., None], to_rgba(MASK, OPACITY), 0.0))
-        if target is not None and target[panel].any() and not target[panel].all():
-            axis.contour(target[panel], levels=[0.5], colors=TRUTH, linewidths=1.1)
-        for click in clicks:
-            if click.slice_index == indices[panel]:
-                marker, colour, _ = MARKS[click.positive]
-                axis.plot(click.column, click.row, marker, color=colour, ms=8, mec="white", mew=0.9)
+        _draw(
+            axis,
+            Panel(
+                images[panel],
+                mask=None if masks is None else masks[panel],
+                target=None if target is None else target[panel],
+                clicks=[click for click in clicks if click.slice_index == indices[panel]],
+            ),
+        )
         if panel < len(titles):
             axis.set_title(titles[panel], fontsize=8, color=INK, pad=3)
     for axis, name in zip(axes[:, 0], row_names, strict=False):
         axis.set_ylabel(name, fontsize=8, color=INK)
     shown = [click for click in clicks if click.slice_index in indices]
     _explain(figure, masks is not None, target is not None, shown)
+    return figure
+
+
+def show_panels(
+    rows: Mapping[str, Sequence[Panel]],
+    *,
+    headings: Sequence[str] = (),
+    panel_inches: float = 1.6,
+) -> Figure:
+    """Named rows of slices of any size, each within a square; probabilities on one colour scale.
+
+    Args:
+        rows: by name; those with fewer panels leave the places on the right empty.
+        headings: above the columns.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    columns = max(map(len, rows.values()), default=0)
+    if columns == 0:
+        raise ValueError(f"there must be a panel to show, got {len(rows)} rows without one")
+    panels = [panel for row in rows.values() for panel in row]
+    titled = 0.13 * len(rows) * max(len(panel.title.splitlines()) for panel in panels)
+    figure = _figure(panel_inches * columns + 0.9, panel_inches * len(rows) + titled + 0.6)
+    axes, scale = figure.subplots(len(rows), columns, squeeze=False), None
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for axis, panel in zip(line, row, strict=False):
+            scale = _draw(axis, panel) or scale
+            axis.set_title(panel.title, fontsize=7, color=INK, pad=2)
+        line[0].set_ylabel(name, fontsize=8, color=INK)
+    for axis, heading in zip(axes[0], headings, strict=False):
+        under = f"\n{axis.get_title()}" if axis.get_title() else ""
+        axis.set_title(f"{heading}{under}", fontsize=8, color=INK, pad=3)
+    if scale is not None:
+        where = {
+            "location": "bottom",
+            "shrink": 0.4,
+            "aspect": 30,
+            "anchor": (1.0, 1.0),
+            "pad": 0.01,
+        }
+        bar = figure.colorbar(scale, ax=axes, **where)
+        bar.set_label("probability", fontsize=8, color=INK)
+        bar.ax.tick_params(labelsize=7, color=INK, labelcolor=INK)
+        bar.outline.set_visible(False)
+    has_mask = any(panel.mask is not None for panel in panels)
+    has_target = any(panel.target is not None for panel in panels)
+    _explain(figure, has_mask, has_target, [click for panel in panels for click in panel.clicks])
+    return figure
+
+
+def bars(
+    quantities: Mapping[str, Mapping[str, float | int]],
+    *,
+    published: Mapping[str, float | int] | None = None,
+    columns: int = 3,
+) -> Figure:
+    """A small panel a quantity, each on its own scale, with a bar and its number for every name.
+
+    Args:
+        quantities: {quantity: {name: value}}, the same names in each.
+        published: the paper's value of some of them, a dashed line.
+    """
+    published, columns = published or {}, min(columns, len(quantities))
+    lines, names = math.ceil(len(quantities) / columns), len(next(iter(quantities.values())))
+    figure = _figure(2.6 * columns + 0.8, lines * (0.28 * names + 0.75))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axis in axes.flat[len(quantities) :]:
+        axis.set_visible(False)
+    for axis, (quantity, values) in zip(axes.flat, quantities.items(), strict=False):
+        drawn = axis.barh(list(values), list(values.values()), color="#0072B2", height=0.6)
+        numbers = [f" {value:.3g}" for value in values.values()]
+        axis.bar_label(drawn, numbers, fontsize=8, color=INK)
+        paper = published.get(quantity)
+        if paper is not None:
+            axis.axvline(paper, color="#D55E00", ls="--", lw=1.4)
+            text = {"xycoords": ("data", "axes fraction"), "fontsize": 8, "color": "#D55E00"}
+            axis.annotate(f"paper: {paper:g}", (paper, 1.0), va="bottom", ha="right", **text)
+        largest = max([*values.values(), paper or 0])
+        axis.set(xlim=(0, 1.3 * largest or 1), xticks=[])
+        axis.set_title(quantity, fontsize=8, color=INK, loc="left")
+        axis.tick_params(labelsize=8, length=0, labelcolor=INK)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axes[0, 0].invert_yaxis()  # the first one on top; all share the axis
     return figure
 
 
@@ -203,9 +323,22 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _show_slice(axis: Axes, image: np.ndarray) -> None:
-    shown = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
-    axis.imshow(shown.astype(float).clip(0, 1), cmap="gray", vmin=0, vmax=1)
+def _draw(axis: Axes, panel: Panel) -> AxesImage | None:
+    """The panel on bare axes; the map of probabilities if it shows one."""
+    shown = None
+    if panel.probability is not None:
+        shown = axis.imshow(panel.probability, cmap=PROBABILITY, vmin=0, vmax=1)
+    else:
+        image = np.moveaxis(panel.image, 0, -1) if panel.image.ndim == 3 else panel.image
+        axis.imshow(image.astype(float).clip(0, 1), cmap="gray", vmin=0, vmax=1)
+    if panel.mask is not None:
+        axis.imshow(np.where(panel.mask[..., None], to_rgba(MASK, OPACITY), 0.0))
+    if panel.target is not None and panel.target.any() and not panel.target.all():
+        axis.contour(panel.target, levels=[0.5], colors=TRUTH, linewidths=1.1)
+    for click in panel.clicks:
+        marker, colour, _ = MARKS[click.positive]
+        axis.plot(click.column, click.row, marker, color=colour, ms=8, mec="white", mew=0.9)
+    return shown
 
 
 def _explain(figure: Figure, masks: bool, target: bool, clicks: Sequence[Click]) -> None:

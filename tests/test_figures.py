@@ -5,14 +5,18 @@ from matplotlib.colors import to_hex
 
 from limnet.calibration import reliability
 from limnet.clicks import Click
+from limnet.close_up import CloseUp
 from limnet.figures import (
     MASK,
     NEGATIVE,
     OPACITY,
     POSITIVE,
     TRUTH,
+    Panel,
+    bars,
     reliability_diagram,
     round_curves,
+    show_panels,
     show_slices,
     training_curve,
 )
@@ -146,3 +150,46 @@ def test_round_curves_show_another_method_beside_ours():
     [axis] = figure.axes
     assert [list(line.get_ydata()) for line in axis.lines] == [[0.4, 0.3], [0.5, 0.6]]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["w/o MRF", "with MRF"]
+
+
+def test_panels_of_any_size_stand_in_their_row_under_their_column():
+    wide = np.zeros((4, 12), dtype=np.float32)
+    rows = {"a": [Panel(SLICES[0], title="DSC 0.50"), Panel(wide)], "b": [Panel(SLICES[1])]}
+    figure = show_panels(rows, headings=["first", "second"])
+    assert [axis.get_title() for axis in panels(figure)] == ["first\nDSC 0.50", "second", ""]
+    assert [axis.get_ylabel() for axis in panels(figure)] == ["a", "", "b"]
+    assert len(figure.axes) == 4  # the last one is empty
+    with pytest.raises(ValueError, match="got 2 rows without one"):
+        show_panels({"a": [], "b": []})
+
+
+def test_probabilities_share_one_scale_and_one_colour_bar():
+    maps = [Panel(SLICES[0], probability=SLICES[number] * 0.3) for number in (0, 2)]
+    figure = show_panels({"a": [Panel(SLICES[0]), *maps]})
+    shown = [axis.images[0] for axis in panels(figure)[1:]]
+    assert {each.get_clim() for each in shown} == {(0, 1)}
+    np.testing.assert_allclose(shown[1].get_array(), SLICES[2] * 0.3)
+    bar = figure.axes[-1]
+    assert bar.get_xlabel() == "probability"
+    assert len(show_panels({"a": [Panel(SLICES[0])]}).axes) == 1  # no map, no bar
+
+
+def test_a_close_up_of_a_panel_moves_its_clicks_and_drops_those_outside():
+    clicks = [Click(0, 3, 5), Click(0, 7, 9, positive=False)]
+    panel = Panel(SLICES[0], square()[0], square()[0], clicks, title="a").within(
+        CloseUp(2, 6, 3, 7)
+    )
+    assert panel.image.tolist() == SLICES[0][2:6, 3:7].tolist()
+    assert panel.mask.sum() == panel.target.sum() == 12
+    assert panel.clicks == [Click(0, 1, 2)] and panel.title == "a" and panel.probability is None
+
+
+def test_bars_have_their_numbers_and_the_papers_line():
+    quantities = {"speed": {"lite": 20.0, "paper": 0.5}, "seconds": {"lite": 1, "paper": 2}}
+    figure = bars(quantities, published={"speed": 31.25}, columns=1)
+    speed, seconds = figure.axes
+    assert [bar.get_width() for bar in speed.patches] == [20, 0.5]
+    assert [text.get_text() for text in speed.texts] == [" 20", " 0.5", "paper: 31.25"]
+    assert speed.lines[0].get_xdata() == [31.25, 31.25] and len(seconds.lines) == 0
+    assert (speed.get_title("left"), seconds.get_title("left")) == ("speed", "seconds")
+    assert speed.get_xlim()[1] > 31.25
