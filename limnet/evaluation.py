@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,16 @@ from limnet.session import Session
 from limnet.simulated_user import next_click
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
+from limnet.whole_files import written_whole
 
 ROUND_COLUMNS = ("dice", "surface_dice", "seconds", "slices_made_worse")  # of an Evaluation
 
 COMPARISON_COLUMNS = ("round", "previous_better", "dice_previous", "dice_current")
 
 PROTOCOL = 2  # raised when the evaluation itself changes, so that cached results are made anew
+
+# what reading a file raises that was cut off or changed
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Masks = Bool[np.ndarray, "slices height width"]
 
@@ -193,13 +197,26 @@ class CaseEvaluation:
     case: Case
     organ: str
     evaluation: Evaluation
+    file: Path | None = None  # in the cache
+    computed: bool = True  # now; or it was in the cache
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row a round, for a table of all cases."""
-        named = {"collection": self.case.collection, "case": self.case.name, "organ": self.organ}
-        for index in range(len(self.evaluation.dice)):
-            row = {name: getattr(self.evaluation, name)[index] for name in ROUND_COLUMNS}
-            yield {**named, "round": index + 1, **row}
+        scores = {name: getattr(self.evaluation, name) for name in ROUND_COLUMNS}
+        return round_rows(self.case, self.organ, scores)
+
+
+def round_rows(
+    case: Case, organ: str, scores: Mapping[str, Sequence[float]]
+) -> Iterator[dict[str, Any]]:
+    """A row a round with the names of case and organ.
+
+    Args:
+        scores: ROUND_COLUMNS, as `read_scores` gives them.
+    """
+    named = {"collection": case.collection, "case": case.name, "organ": organ}
+    for index, values in enumerate(zip(*(scores[name] for name in ROUND_COLUMNS), strict=True)):
+        yield {**named, "round": index + 1, **dict(zip(ROUND_COLUMNS, values, strict=True))}
 
 
 def scores_by_collection(rows: pd.DataFrame) -> pd.DataFrame:
@@ -265,22 +282,24 @@ def evaluate_cases(
             play = partial(evaluate, volume, target, networks, features=shared, **options)
             image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
             recipe = f"{PROTOCOL} {image} {networks.digest} {options}".encode()
-            result = _cached(cache, play, recipe, np.packbits(target))
+            file = cache / f"{_digest(recipe, np.packbits(target))}.npz"
+            result, computed = _cached(file, play)
             if segment is not None:
                 play = partial(replay, volume, target, result.clicks, segment)
                 method = getattr(segment, "digest", None) or segment.__name__
                 recipe = f"{PROTOCOL} {image} {method} {result.clicks}".encode()
-                result = _cached(cache, play, recipe, np.packbits(target))
-            yield CaseEvaluation(case, organ, result)
+                file = cache / f"{_digest(recipe, np.packbits(target))}.npz"
+                result, computed = _cached(file, play)
+            yield CaseEvaluation(case, organ, result, file, computed)
 
 
-def _cached(cache: Path, play: Callable[[], Evaluation], *parts: bytes | np.ndarray) -> Evaluation:
-    path = cache / f"{_digest(*parts)}.npz"
+def _cached(path: Path, play: Callable[[], Evaluation]) -> tuple[Evaluation, bool]:
     result = _read_cache(path)
-    if result is None:
-        result = play()
-        _write_cache(path, result)
-    return result
+    if result is not None:
+        return result, False
+    result = play()
+    _write_cache(path, result)
+    return result, True
 
 
 def _digest(*parts: bytes | np.ndarray) -> str:
@@ -288,6 +307,20 @@ def _digest(*parts: bytes | np.ndarray) -> str:
     for part in parts:
         sha256.update(part)
     return sha256.hexdigest()[:32]
+
+
+def read_scores(path: Path) -> dict[str, tuple[float, ...]] | None:
+    """ROUND_COLUMNS of a result in the cache, without its masks; None where there is no whole one.
+
+    Args:
+        path: `CaseEvaluation.file`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = json.loads(str(arrays["values"]))
+        return {name: tuple(values[name]) for name in ROUND_COLUMNS}
+    except UNREADABLE:
+        return None
 
 
 def _read_cache(path: Path) -> Evaluation | None:
@@ -302,7 +335,7 @@ def _read_cache(path: Path) -> Evaluation | None:
         scores = {name: tuple(column) for name, column in values.items()}
         masks = masks.reshape(shape)
         return Evaluation(**scores, clicks=clicks, masks=masks, comparisons=comparisons)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except UNREADABLE:
         return None
 
 
@@ -310,12 +343,11 @@ def _write_cache(path: Path, result: Evaluation) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {name: getattr(result, name) for name in ROUND_COLUMNS}
     values["clicks"] = [click and asdict(click) for click in result.clicks]
-    part = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(
-        part,
-        values=json.dumps(values),
-        shape=result.masks.shape,
-        masks=np.packbits(result.masks),
-        comparisons=result.comparisons,
-    )
-    part.replace(path)
+    with written_whole(path) as partial:
+        np.savez_compressed(
+            partial,
+            values=json.dumps(values),
+            shape=result.masks.shape,
+            masks=np.packbits(result.masks),
+            comparisons=result.comparisons,
+        )

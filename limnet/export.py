@@ -5,10 +5,8 @@ or not at all: when writing fails, the one that was there before stays.
 """
 
 import json
-import os
 import re
 import unicodedata
-import uuid
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +21,9 @@ import numpy as np
 
 from limnet.annotation import Annotation, SegmentedObject
 from limnet.dicom_segmentation import Object, dicom_segmentation, is_dicom
-from limnet.results import write_whole
 from limnet.slice_provenance import SliceProvenance, slice_provenance
 from limnet.volume import Volume
+from limnet.whole_files import write_whole, written_whole
 
 LONGEST_FILE_NAME = 50  # characters of up to four bytes, and file systems take 255 bytes
 SEGMENTATION = "segmentation.dcm"  # in a bundle
@@ -190,14 +188,8 @@ def _written_whole(path: Path, suffix: str) -> Iterator[Path]:
             f"a path must end in {suffix} and be in a folder that exists, got {path}; choose"
             " another name"
         )
-    partial = path.with_name(f".{uuid.uuid4().hex}{suffix}")
-    try:
+    with written_whole(path) as partial:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _object_provenance(volume: Volume, segmented: SegmentedObject) -> dict[str, Any]:

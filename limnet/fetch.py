@@ -23,7 +23,7 @@ from limnet.networks.official import (
     convert_official,
     is_converted,
 )
-from limnet.results import write_whole
+from limnet.whole_files import write_whole
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MARKERS = ".fetched"  # folder of the data folder: what was unpacked, when its archive is gone

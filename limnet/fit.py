@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from limnet.results import write_whole
+from limnet.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
@@ -311,7 +311,7 @@ def _save_checkpoint(run: _Run) -> None:
     done = len(run.losses)
     if run.rank != 0 or run.on_disk == done:
         return
-    partial = run.path.with_suffix(".partial")
+    partial = run.path.with_suffix(".partial")  # one name: kills leave no pile of large files
     try:
         with partial.open("wb") as file:
             torch.save(_state(run), file)

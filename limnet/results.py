@@ -21,6 +21,8 @@ import pandas as pd
 import torch
 import yaml
 
+from limnet.whole_files import write_whole
+
 PACKAGES = {"limnet", "torch", "numpy", "scipy", "pandas", "scikit-image", "nibabel", "safetensors"}
 
 
@@ -205,16 +207,6 @@ def reports_file(name: str) -> Path:
 def _published_yaml(reports_folder: str | Path | None) -> dict[str, Any]:
     folder = _checkout_reports() if reports_folder is None else Path(reports_folder)
     return yaml.safe_load((folder / "published.yaml").read_text(encoding="utf-8"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is there in full or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)  # there only if it failed
 
 
 def _commit() -> dict[str, Any]:

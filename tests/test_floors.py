@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
+    {"whole_files"},
     {
         "networks",
         "volume",
@@ -42,7 +43,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"session"},
     {"mask_pairs", "annotation", "slice_provenance"},
     {"training", "evaluation", "model_card", "journal", "export", "comparators"},
-    {"widget", "tables", "benchmark", "report_site", "fetch", "claims", "leak_audit"},
+    {"widget", "tables", "benchmark", "report_site", "fetch", "claims", "leak_audit", "large_run"},
 ]
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

@@ -5,13 +5,14 @@ has made is replaced, and what is no twin is never touched.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+
+from limnet.whole_files import written_whole
 
 MARKER = "twin.json"
 TWIN_SEEDS = 1_000_000  # the twins' patients are none of those that networks are trained on
@@ -66,9 +67,5 @@ def write_slices(path: Path, slices: np.ndarray, spacing_mm: tuple[float, float,
 
 def write_first(path: Path, save: Callable[[Path], Any]) -> None:
     """Saves under another name first, so that a file that exists is whole."""
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with written_whole(path) as partial:
         save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

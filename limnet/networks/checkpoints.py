@@ -23,6 +23,7 @@ from limnet.networks.hrnet import HRNetConfig
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.published import ritm_state, xmem_state
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
+from limnet.whole_files import written_whole
 
 Network = ClickNet | PropagationNet | QualityNet
 
@@ -185,12 +186,11 @@ def save_network(
         for key, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, described)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        partial.chmod(mode)  # what safetensors writes is for its owner alone
 
 
 def load_network(path: str | Path) -> Network:

@@ -5,11 +5,11 @@ propagation. The third network, the quality net, is the small one of `limnet/wei
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from limnet.networks.checkpoints import KINDS, LITE_FOLDER, load_ritm, load_xmem, save_network
+from limnet.whole_files import written_whole
 
 PUBLISHED = "published"  # folder of the files as they were fetched
 COPIES = "copies"  # below it: files that are somebody else's copies of the published ones
@@ -163,12 +163,8 @@ def _readme(target: str, found: dict[str, Path]) -> str:
 
 def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 README = """# Published weights of RITM and XMem, converted

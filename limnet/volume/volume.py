@@ -6,7 +6,6 @@ sagittal slices toward the back. Axes are only exchanged and flipped: no voxel i
 """
 
 import hashlib
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int, Num
 from nibabel.affines import apply_affine, voxel_sizes
 
 from limnet.volume.files import NIFTI_SUFFIXES, Colours, FileGrid, new_grid, read_file
+from limnet.whole_files import written_whole
 
 # Hounsfield units, (low, high): the usual radiology presets
 CT_WINDOWS = {"abdomen": (-160, 240), "lung": (-1350, 150), "bone": (-500, 1300), "brain": (0, 80)}
@@ -201,12 +201,9 @@ class Volume:
         header.set_data_dtype(data.dtype)
         is_nifti2 = isinstance(header, nibabel.Nifti2Header)
         image = nibabel.Nifti2Image if is_nifti2 else nibabel.Nifti1Image
-        partial = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-        try:  # without an affine the header's forms stay as they were read
+        with written_whole(path) as partial:
+            # without an affine the header's forms stay as they were read
             image(self.grid.to_file(data), None, header).to_filename(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _checked(images: np.ndarray, grid: FileGrid, modality: str | None, window: Window) -> Volume:

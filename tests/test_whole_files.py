@@ -1,0 +1,38 @@
+import pytest
+
+from limnet.whole_files import write_whole, written_whole
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
+    path = tmp_path / "mask.nii.gz"
+    path.write_text("before")
+    with written_whole(path) as partial:
+        partial.write_text("after")
+        assert path.read_text() == "before"
+        assert partial.parent == tmp_path and partial.name.endswith("-mask.nii.gz")
+        assert partial.name.startswith(".")
+    assert path.read_text() == "after" and names(tmp_path) == ["mask.nii.gz"]
+
+
+def test_what_fails_leaves_nothing_and_changes_nothing(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    with pytest.raises(OSError, match="disk full"), written_whole(path) as partial:
+        partial.write_text("hal")
+        raise OSError("disk full")
+    assert path.read_text() == "before" and names(tmp_path) == ["a.json"]
+
+
+def test_who_writes_nothing_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_text_is_utf_8(tmp_path):
+    write_whole(tmp_path / "a.txt", "größer")
+    assert (tmp_path / "a.txt").read_bytes() == "größer".encode()
