@@ -47,6 +47,9 @@ $(MAKE) --no-print-directory "run-$$1" $(if $(PARAMS),,PARAMS="$${2:+-p $$(echo 
 failed="$$failed $$1"; done; $(2) \
 test -z "$$failed" || { echo "make $@: these stopped:$$failed" >&2; exit 1; }
 
+# a kernel on this machine would warn at each start that its messages are not encrypted
+QUIET_KERNEL := get_config().IPKernelApp.log_level = 'ERROR'
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint lab quickstart data weights-official report
 .PHONY: reproduce-all reproduce-figures reproduce-figure-4 reproduce-runtime reproduce-real
@@ -133,7 +136,7 @@ run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
 	$(if $(PROFILE),-f notebooks/$(PROFILE)/$*.yaml) $(PARAMS) || \
 	stop "the notebook stopped; the cell and its error stand in $$report/$*.ipynb"; \
 	$(if $(PROCESSES),test -f "$$report/$*.ipynb" || exit 0; : rank 0 is on another machine;) \
-	"$(python)" -m nbconvert --log-level=WARN --to html --no-input "$$report/$*.ipynb" || \
+	"$(python)" -m nbconvert --log-level=ERROR --to html --no-input "$$report/$*.ipynb" || \
 	stop "the report could not be written as HTML; the notebook is $$report/$*.ipynb"; \
 	echo "Report: $$report/$*.html"
 
@@ -167,5 +170,6 @@ $(ok): pyproject.toml constraints.txt
 	$(pip) --no-deps $$index "$$torch" || stop "$$torch was not installed; pip's reason stands above"; fi; \
 	echo "make setup: installing limnet and what it needs (minutes, the first time)"; \
 	$(pip) --editable '.[dev]' || stop "limnet was not installed; pip's reason stands above"; \
+	mkdir -p "$(VENV)/etc/ipython" && echo "$(QUIET_KERNEL)" > "$(VENV)/etc/ipython/ipython_kernel_config.py"; \
 	"$(python)" -m jupyter labextension disable --level=sys_prefix $(FAVICON) >/dev/null 2>&1 || :; \
 	touch "$(ok)"
