@@ -68,6 +68,35 @@ def test_what_is_missing_is_named(tmp_path):
         btcv_cases(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("img/img0002.nii.gz", "img/image2.nii.gz", "there is image2.nii.gz"),
+        ("img/img0002.nii.gz", "img/img0002.nii", "there is img0002.nii"),
+        ("label/label0002.nii.gz", "label/labels2.nii.gz", "there is labels2.nii.gz"),
+        ("img/img0002.nii.gz", "img/img0003.nii.gz", "lacks that of label0002.nii.gz"),
+        ("label/label0002.nii.gz", "label/.label0002.nii.gz", "lacks label0002.nii.gz"),
+    ],
+)
+def test_a_renamed_file_is_refused_by_name(tmp_path, old, new, words):
+    write_btcv(tmp_path, images=[1, 2], labels=[1, 2])
+    training = tmp_path / "RawData/Training"
+    (training / old).rename(training / new)
+    with pytest.raises(ValueError, match=words):
+        btcv_cases(tmp_path)
+
+
+def test_a_truncated_file_or_one_of_another_shape_is_refused_by_name(tmp_path):
+    write_btcv(tmp_path, images=[1, 2], labels=[1, 2])
+    first, second = btcv_cases(tmp_path)
+    first.image.write_bytes(first.image.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="img0001"):
+        first.load()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 7), np.uint8), np.eye(4)), second.label)
+    with pytest.raises(ValueError, match="label0002"):
+        second.load()
+
+
 def test_the_twin_reads_back_as_the_phantoms_it_was_written_from(tmp_path):
     cases = write_btcv_twin(tmp_path, cases=2, seed=4, **SMALL)
     assert [case.image.name for case in cases] == ["img0001.nii.gz", "img0002.nii.gz"]

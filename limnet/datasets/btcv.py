@@ -3,10 +3,11 @@
 "Multi-Atlas Labeling Beyond the Cranial Vault", abdomen, doi:10.7303/syn3193805.
 """
 
+import re
 from pathlib import Path
 
 from limnet.datasets.case import Case
-from limnet.datasets.layout import find_folder, first_folder
+from limnet.datasets.layout import few, find_folder, first_folder
 from limnet.datasets.twin import TWIN_SEEDS, begin_twin, is_twin, write_slices
 from limnet.phantoms import ORGANS, VERSION, abdomen
 
@@ -34,6 +35,7 @@ def btcv_cases(root: str | Path) -> tuple[Case, ...]:
             " point at the folder into which RawData.zip was unpacked"
         )
     images = sorted((training / "img").glob("img*.nii.gz"))
+    _refuse_other_names(training)
     if not images:
         raise ValueError(f"{training / 'img'} must hold img0001.nii.gz and so on, but holds none")
     labels = [training / "label" / image.name.replace("img", "label") for image in images]
@@ -58,6 +60,27 @@ def btcv_cases(root: str | Path) -> tuple[Case, ...]:
         )
         for image, label in zip(images, labels, strict=True)
     )
+
+
+def _refuse_other_names(training: Path) -> None:
+    """Every image and label has its number, and every label its image."""
+    for folder in ("img", "label"):
+        found = [path.name for path in (training / folder).glob("[!.]*.nii*")]
+        misnamed = [name for name in found if not re.fullmatch(rf"{folder}\d{{4}}\.nii\.gz", name)]
+        if misnamed:
+            raise ValueError(
+                f"files in {training / folder} must be named {folder}0001.nii.gz and so on, but"
+                f" there is {few(sorted(misnamed))}; rename or move them"
+            )
+    labels = sorted(path.name for path in (training / "label").glob("label*.nii.gz"))
+    alone = [
+        name for name in labels if not (training / "img" / name.replace("label", "img")).is_file()
+    ]
+    if alone:
+        raise ValueError(
+            f"every BTCV label needs its image, but {training / 'img'} lacks that of {few(alone)};"
+            " copy them there or remove their labels"
+        )
 
 
 def find_btcv(data_root: str | Path | None) -> Path | None:
