@@ -201,8 +201,8 @@ def bars(
         paper = published.get(quantity)
         if paper is not None:
             axis.axvline(paper, color="#D55E00", ls="--", lw=1.4)
-            text = {"xycoords": ("data", "axes fraction"), "fontsize": 8, "color": "#D55E00"}
-            axis.annotate(f"paper: {paper:g}", (paper, 1.0), va="bottom", ha="right", **text)
+            said = f"dashed: paper, {paper:g}"
+            axis.set_title(said, fontsize=8, color="#D55E00", loc="right", pad=3)
         largest = max([*values.values(), paper or 0])
         axis.set(xlim=(0, 1.3 * largest or 1), xticks=[])
         axis.set_title(quantity, fontsize=8, color=INK, loc="left")
@@ -291,7 +291,7 @@ def round_curves(
     axes[0].set_ylabel(label, fontsize=8, color=INK)
     figure.supxlabel("round", fontsize=8, color=INK)
     if beside is not None:
-        axes[0].legend(fontsize=7, frameon=False, loc="lower right")
+        axes[0].legend(fontsize=7, frameon=False, loc="best")
     return figure
 
 

@@ -189,7 +189,8 @@ def test_bars_have_their_numbers_and_the_papers_line():
     figure = bars(quantities, published={"speed": 31.25}, columns=1)
     speed, seconds = figure.axes
     assert [bar.get_width() for bar in speed.patches] == [20, 0.5]
-    assert [text.get_text() for text in speed.texts] == [" 20", " 0.5", "paper: 31.25"]
+    assert [text.get_text() for text in speed.texts] == [" 20", " 0.5"]
+    assert speed.get_title(loc="right") == "dashed: paper, 31.25"
     assert speed.lines[0].get_xdata() == [31.25, 31.25] and len(seconds.lines) == 0
     assert (speed.get_title("left"), seconds.get_title("left")) == ("speed", "seconds")
     assert speed.get_xlim()[1] > 31.25
