@@ -55,7 +55,7 @@ QUIET_KERNEL := get_config().IPKernelApp.log_level = 'ERROR'
 .PHONY: reproduce-all reproduce-figures reproduce-figure-4 reproduce-runtime reproduce-real
 .PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-3 reproduce-table-4
 .PHONY: reproduce-table-5 reproduce-table-6 claims protocols defects defects-ablation train-click train-propagation train-quality validate annotate
-.PHONY: measure-widget clean
+.PHONY: large-run measure-large-run measure-widget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' Makefile
@@ -118,6 +118,10 @@ train-propagation: run-31_train_propagation_net ## train the propagation network
 train-quality: run-32_train_quality_net ## train the quality network
 validate: run-33_validate_weights ## the weights on collections that no training reads
 annotate: run-40_click_and_segment ## a simulated user in the annotator; yours: make lab
+
+large-run: run-62_large_run ## every case of a data set over all cores; goes on after a stop
+measure-large-run: $(ok) ## twenty kills of a large run, and one worker against two
+	"$(python)" tests/measure_large_run.py
 
 measure-widget: $(ok) ## the annotator's speed and memory in a browser, and 50 kills
 	"$(python)" tests/measure_widget.py

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"pytorch": "torch"}  # conda-forge's name where it is not PyPI's
+CONDA_NAMES = {"pytorch": "torch", "dask-core": "dask"}  # conda-forge's name where it is not PyPI's
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
