@@ -19,6 +19,11 @@ LAB ?=
 PROCESSES ?=
 TORCHRUN ?= --standalone
 
+# PyTorch's threads give a core back sooner than GNU OpenMP would let them (limnet/__init__.py); here
+# too, because notebooks import torch first
+GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT
+
 LIMNET_REPORTS ?= $(CURDIR)/reports
 export LIMNET_REPORTS
 # the kernel "python3" is this environment's, not one registered in the user's home

@@ -1,12 +1,15 @@
 """pyproject.toml, constraints.txt and environment.yml agree, and name all that is imported."""
 
 import ast
+import os
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -105,3 +108,12 @@ def test_the_package_and_the_notebooks_import_only_what_is_declared():
 def test_the_tests_import_only_what_is_declared():
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
     assert undeclared(sources, RUNTIME | DEVELOPMENT) == []
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "1000"), ("5", "5")])
+def test_threads_spin_briefly_unless_their_user_has_said_how_long(given, found):
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": given} if given else {}
+    command = [sys.executable, "-c", "import limnet, os; print(os.environ['GOMP_SPINCOUNT'])"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == found
