@@ -63,6 +63,27 @@ def test_what_the_paper_leaves_open_names_what_we_take(ledger):
     assert all(each.about["chosen"] for each in undefined)
 
 
+def test_an_open_choice_says_how_far_another_one_moves_our_result(tmp_path):
+    def row(choice, per_case, per_slice, collection="twin"):
+        named = {"choice": choice, "collection": collection}
+        return named | {"per case": per_case, "per slice": per_slice}
+
+    rows = [row("as elsewhere", 80.0, 70.0), row("as elsewhere", 90.0, 80.0)]
+    rows += [
+        row("tau 0.3", 84.0, 0.0),
+        row("tau 0.3", 80.0, 0.0),
+        row("as elsewhere", 5.0, 5.0, "ct"),
+    ]
+    write(tmp_path / "61_protocol_sensitivity", "sensitivity", rows, "twin and CT")
+    found = RULES["undefined"](Runs(tmp_path), chosen="0.5", parameter="tau", moves=["tau 0.3"])
+    assert found.status == Status.UNDEFINED
+    assert found.evidence == "we take 0.5 (parameter `tau`); moves twin by tau 0.3 -3.0 points"
+    found = RULES["undefined"](Runs(tmp_path), chosen="cases", moves=["per slice"])
+    said = "we take cases; moves twin by per slice -10.0 points; moves ct by per slice +0.0 points"
+    assert found.evidence == said
+    assert RULES["undefined"](NO_RUNS, chosen="0.5", moves=["x"]).evidence == "we take 0.5"
+
+
 def test_places_that_differ_contradict_each_other():
     assert status("same", values={"II-C": "ResNet-50", "III-B": "ResNet-18"}) == Status.CONTRADICTS
     assert status("same", values={"II-B": 32, "III-B": "32"}) == Status.HOLDS

@@ -1,7 +1,7 @@
 """The rules that check claims: each looks at the paper's own numbers, or at our runs."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,10 +111,32 @@ def counted(runs: Runs, *, table: str, rows: list[str], equals: int) -> Verdict:
     return verdict(not missing and len(rows) == equals, said)
 
 
-def undefined(runs: Runs, *, chosen: str, parameter: str = "") -> Verdict:
-    """The paper leaves it open; what we take."""
+def undefined(
+    runs: Runs, *, chosen: str, parameter: str = "", moves: Sequence[str] = ()
+) -> Verdict:
+    """The paper leaves it open; what we take, and how far another choice moves DSC in our runs.
+
+    Args:
+        moves: choices of notebook 61, or "per slice" for the mean over slices.
+    """
     where = f" (parameter `{parameter}`)" if parameter else ""
-    return Verdict(Status.UNDEFINED, f"we take {chosen}{where}")
+    run = runs.result("61_protocol_sensitivity", "sensitivity") if moves else None
+    moved = "" if run is None else "".join(f"; {each}" for each in _moved(run.rows, moves))
+    return Verdict(Status.UNDEFINED, f"we take {chosen}{where}{moved}")
+
+
+def _moved(rows: pd.DataFrame, moves: Sequence[str]) -> Iterator[str]:
+    """Points of DSC between the usual choice and others, for each collection."""
+    for collection, part in rows.groupby("collection", sort=False):
+        means = part.groupby("choice", sort=False)[["per case", "per slice"]].mean()
+        usual = means.iloc[0]
+        others = {
+            choice: means.loc[choice, "per case"] for choice in moves if choice in means.index
+        }
+        others |= {"per slice": usual["per slice"]} if "per slice" in moves else {}
+        said = [f"{name} {value - usual['per case']:+.1f}" for name, value in others.items()]
+        if said:
+            yield f"moves {collection} by {', '.join(said)} points"
 
 
 def blocked(runs: Runs, *, because: str) -> Verdict:
