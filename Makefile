@@ -48,7 +48,7 @@ FAVICON := @jupyterlab/application-extension:faviconbusy
 
 # notebooks one after the other; one that stops does not keep the others from running
 run_each = @failed=; for each in $(1); do set -- $$(echo "$$each" | tr / ' '); \
-$(MAKE) --no-print-directory "run-$$1" $(if $(PARAMS),,PARAMS="$${2:+-p $$(echo $$2 | tr _ ' ')}") || \
+$(MAKE) --no-print-directory "run-$$1" $(if $(PARAMS),,PARAMS="$${2:+-p $$(echo $$2 | sed 's/_/ /g; s/+/ -p /g')}") || \
 failed="$$failed $$1"; done; $(2) \
 test -z "$$failed" || { echo "make $@: these stopped:$$failed" >&2; exit 1; }
 
@@ -100,12 +100,12 @@ reproduce-real: run-59_real_collections ## the labelled volumes in LIMNET_DATA t
 claims: run-60_paper_claims ## each claim of the paper, the rule that checks it, its status
 protocols: run-61_protocol_sensitivity ## what the paper leaves open, and how much it moves
 
-# word after the slash: more for papermill; Figure 3 has ten rounds
+# words after the slash: more for papermill; Figure 3 has ten rounds, the real cases all labels
 table_2 := 52_table_2_fusion_ablation/rounds_10
 figures := $(table_2) 58_figure_4_prompt_masks 54_table_4_btcv 56_table_6_endovis
 all := 10_data 51_table_1_kits_msd $(table_2) 53_table_3_datasets 54_table_4_btcv \
   55_table_5_pancreas 56_table_6_endovis 57_runtime_and_memory 58_figure_4_prompt_masks \
-  59_real_collections 61_protocol_sensitivity 60_paper_claims
+  59_real_collections/labels_0+longest_0 61_protocol_sensitivity 60_paper_claims
 
 reproduce-figures: $(ok) ## Figures 3 to 6
 	$(call run_each,$(figures))
