@@ -259,6 +259,7 @@ def round_curves(
     label: str = "DSC",
     beside: Mapping[str, Sequence[float]] | None = None,
     methods: tuple[str, str] = ("", ""),
+    most: float | int = 1,
 ) -> Figure:
     """A score after each round, one small panel a name, all on one scale.
 
@@ -266,6 +267,7 @@ def round_curves(
         scores: by name, one entry a round.
         beside: the same of another method, dashed.
         methods: what `scores` and `beside` are of.
+        most: where the scale ends.
     """
     figure = _figure(1.5 * len(scores) + 0.6, 2.0)
     axes = figure.subplots(1, len(scores), squeeze=False, sharey=True)[0]
@@ -277,13 +279,13 @@ def round_curves(
         axis.annotate(
             f"{values[-1]:.2f}",
             (rounds[-1], values[-1]),
-            (0, -11),
+            (0, -11 if values[-1] > 0.2 * most else 5),  # not on the axis
             textcoords="offset points",
             ha="right",
             fontsize=8,
             color="#0072B2",
         )
-        axis.set(ylim=(0, 1), xticks=rounds[:: max(1, len(rounds) // 6)])
+        axis.set(ylim=(0, most), xticks=rounds[:: max(1, len(rounds) // 6)])
         axis.set_title(name, fontsize=8, color=INK)
         axis.grid(axis="y", color="0.92")
         axis.tick_params(labelsize=7, color=INK, labelcolor=INK)

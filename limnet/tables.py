@@ -137,10 +137,15 @@ def run_columns(
 
 
 def rows_of(done: list[tuple[Column, CaseEvaluation]], method: str) -> pd.DataFrame:
-    """A row a round of every case, with the columns `column` (its heading) and `method` first."""
+    """A row a round of every case; `column` (its heading) and `method` first, `slices` it has."""
     return pd.DataFrame(
         [
-            {"column": column.heading, "method": method, **row}
+            {
+                "column": column.heading,
+                "method": method,
+                **row,
+                "slices": len(each.evaluation.masks),
+            }
             for column, each in done
             for row in each.rows()
         ]
