@@ -59,7 +59,8 @@ QUIET_KERNEL := get_config().IPKernelApp.log_level = 'ERROR'
 .PHONY: help setup test lint lab quickstart data weights-official report
 .PHONY: reproduce-all reproduce-figures reproduce-figure-4 reproduce-runtime reproduce-real
 .PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-3 reproduce-table-4
-.PHONY: reproduce-table-5 reproduce-table-6 claims protocols defects defects-ablation train-click train-propagation train-quality validate annotate
+.PHONY: reproduce-table-5 reproduce-table-6 claims protocols defects defects-ablation
+.PHONY: train-click train-propagation train-quality validate annotate
 .PHONY: large-run measure-large-run measure-widget clean
 
 help: ## list the targets

@@ -6,8 +6,6 @@ A setting is measured in a process of its own, so that nothing else counts: `mea
 
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 import time
@@ -31,6 +29,7 @@ from limnet.fusion import CROP_SIZE, fuse_rounds
 from limnet.mask_propagation import propagate_masks
 from limnet.memory import Memory, MemoryConfig
 from limnet.networks.checkpoints import LimNet, load_networks, paper
+from limnet.peak_memory import peak_memory
 from limnet.phantoms import ORGANS, abdomen
 from limnet.session import Session
 from limnet.slice_features import Frame, SliceFeatures
@@ -301,20 +300,6 @@ def _counted(call: Callable[[], Any]) -> float:
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops() / 1e9
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has held in memory.
-
-    On Linux `getrusage` will not do: its peak may be that of the process which started this one
-    (getrusage(2): usage is preserved across an execve).
-    """
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "")
-    if found:
-        return 1024 * int(found[1])
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used  # macOS counts bytes
 
 
 def main(folder: Path) -> None:

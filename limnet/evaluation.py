@@ -268,7 +268,7 @@ def evaluate_cases(
     """
     options = {"rounds": rounds, "fuse": fuse, "oracle": oracle, "threshold": threshold}
     options |= {} if user is None else {"user": user}
-    organs, size = organs and tuple(organs), networks.working_size
+    organs, size, digest = organs and tuple(organs), networks.working_size, networks.digest
     for case in cases:
         whole, labels = case.load()
         features = SliceFeatures(whole, networks.propagation_net, working_size=size)
@@ -281,7 +281,7 @@ def evaluate_cases(
             shared = None if only_largest_slice else features
             play = partial(evaluate, volume, target, networks, features=shared, **options)
             image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
-            recipe = f"{PROTOCOL} {image} {networks.digest} {options}".encode()
+            recipe = f"{PROTOCOL} {image} {digest} {options}".encode()
             file = cache / f"{_digest(recipe, np.packbits(target))}.npz"
             result, computed = _cached(file, play)
             if segment is not None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -206,7 +207,14 @@ def reports_file(name: str) -> Path:
 
 def _published_yaml(reports_folder: str | Path | None) -> dict[str, Any]:
     folder = _checkout_reports() if reports_folder is None else Path(reports_folder)
-    return yaml.safe_load((folder / "published.yaml").read_text(encoding="utf-8"))
+    path = folder / "published.yaml"
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, changed_ns: int) -> dict[str, Any]:
+    """Parsed once for each change: the ledger of claims asks hundreds of times."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _commit() -> dict[str, Any]:

@@ -16,7 +16,6 @@ from limnet.benchmark import (
     measure,
     measure_alone,
     parameters,
-    peak_memory,
     phantom_slices,
 )
 from limnet.networks.checkpoints import lite
@@ -127,12 +126,6 @@ def test_parameters_are_counted_by_network():
     networks = fakes()
     networks.quality_net.weight = torch.nn.Parameter(torch.zeros(3, 4))
     assert parameters(networks) == {"click_net": 1, "propagation_net": 1, "quality_net": 12}
-
-
-def test_peak_memory_rises_with_what_a_process_holds():
-    before = peak_memory()
-    held = np.ones(200_000_000, dtype=np.uint8)
-    assert peak_memory() >= before and peak_memory() >= held.nbytes
 
 
 def test_the_process_reads_setting_and_slices_and_prints_a_row(phantom, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from torch import nn
 
 from limnet.clicks import Click
 from limnet.comparators import Sam2
-from limnet.comparators.pretrained import MEAN, STANDARD_DEVIATION
+from limnet.networks.normalisation import MEAN, STANDARD_DEVIATION
 from limnet.volume import Volume
 
 SHAPE = (5, 32, 48)  # stretched to SAM 2's square of 64 x 64 pixels

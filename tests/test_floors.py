@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
-    {"whole_files"},
+    {"whole_files", "peak_memory"},
     {
         "networks",
         "volume",

@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, one_hot, pad
 from limnet.clicks import Click
 from limnet.comparators import sam
 from limnet.comparators.about import About, Masks, digest_of, has_positive
-from limnet.comparators.pretrained import MEAN, STANDARD_DEVIATION
+from limnet.networks.normalisation import MEAN, STANDARD_DEVIATION
 from limnet.volume import Volume
 
 ABOUT = About(

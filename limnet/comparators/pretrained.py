@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from limnet.comparators.about import HUB, About
+from limnet.networks.normalisation import normalise
 from limnet.volume import Volume
-
-# ImageNet's, as both processors have them
-MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_pretrained(about: About, kind: str, checkpoint: str, device: torch.device | str) -> Any:
@@ -70,8 +68,8 @@ def shown(
     image = torch.from_numpy(volume.rgb([slice_index])).float()
     height, width = shown_size(volume.images.shape[1:3], size, keep_aspect=keep_aspect)
     image = interpolate(image, (height, width), mode="bilinear", antialias=True)
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, STANDARD_DEVIATION))
-    return pad((image - mean) / deviation, (0, size - width, 0, size - height))
+    # ImageNet's statistics, as both processors have them
+    return pad(normalise(image), (0, size - width, 0, size - height))
 
 
 def shown_size(shape: tuple[int, ...], size: int, *, keep_aspect: bool) -> tuple[int, int]:

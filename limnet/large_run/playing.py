@@ -1,8 +1,5 @@
 """What a worker does: one case with all its organs that are not done."""
 
-import re
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -15,6 +12,7 @@ from limnet.datasets import Case
 from limnet.evaluation import CaseEvaluation, evaluate_cases
 from limnet.large_run.records import Done, Recipe, Source, add_to_record, record_file
 from limnet.networks.checkpoints import LimNet, load_networks
+from limnet.peak_memory import peak_memory
 
 GIGABYTE = 2**30  # as benchmark counts
 
@@ -117,13 +115,3 @@ def _forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has held in memory, on Linux since the case began."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "")
-    if found:
-        return 1024 * int(found[1])
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used  # macOS counts bytes
