@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, one_hot, pad
 from limnet.clicks import Click
 from limnet.comparators import sam
 from limnet.comparators.about import About, Masks, digest_of, has_positive
-from limnet.networks.normalisation import MEAN, STANDARD_DEVIATION
+from limnet.networks.normalisation import normalise
 from limnet.volume import Volume
 
 ABOUT = About(
@@ -127,8 +127,7 @@ class Mem3D:
 
 def _frame(volume: Volume, index: int) -> Float32[Tensor, "1 3 512 512"]:
     image = _square(torch.from_numpy(volume.rgb([index])).float(), "bilinear")
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, STANDARD_DEVIATION))
-    return (image - mean) / deviation
+    return normalise(image)
 
 
 def _place(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
