@@ -4,7 +4,9 @@ import os
 
 # How long PyTorch's threads (GNU OpenMP) spin before they sleep, read when torch is imported. With
 # GNU's own choice a busy core makes three rounds on two cores take 9 s, or 53 s with several busy
-# ones, for 2.7 s on idle ones; with this one 6, 6 and 2.6 s.
+# ones, for 2.7 s on idle ones; with this one 6, 6 and 2.6 s. On idle cores propagation alone loses
+# a tenth to a fifth of its speed by it (44 and 48 slices a second for 54 and 53): who has the
+# machine for themselves sets GOMP_SPINCOUNT=300000.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from limnet.clicks import Click
