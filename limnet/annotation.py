@@ -15,11 +15,14 @@ from jaxtyping import Bool, UInt8
 from limnet.clicks import Box, Click
 from limnet.history import History
 from limnet.networks.checkpoints import LimNet
+from limnet.packed_masks import PackedMasks
+from limnet.propagation import PropagationOptions
 from limnet.rounds import Round, State
 from limnet.session import Session
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
 
+END_AFTER = 10  # slices without the object; a click beyond has propagation go on to there
 MOST_OBJECTS = 255  # a label map is of uint8
 
 Action = Mapping[str, Any]
@@ -85,7 +88,9 @@ class Annotation:
         """
         labels = np.zeros(self.volume.images.shape[:3], dtype=np.uint8)
         for number in range(len(self.objects), 0, -1):
-            labels[self.objects[number - 1].session.masks] = number
+            masks = self.objects[number - 1].session.packed_masks
+            for label, mask in zip(labels, masks, strict=True):
+                label[mask] = number
         return labels
 
     def overlap(self, slice_index: int) -> Bool[np.ndarray, "height width"]:
@@ -106,7 +111,8 @@ class Annotation:
         _check_colour(colour)
         if len(self.objects) == MOST_OBJECTS:
             raise ValueError(f"a label map holds {MOST_OBJECTS} objects; remove one first")
-        session = Session(self.volume, self.networks, features=self.features)
+        options = PropagationOptions(end_after=END_AFTER)
+        session = Session(self.volume, self.networks, features=self.features, options=options)
         self.objects = (*self.objects, SegmentedObject(object, colour, session))
 
     def _do_remove_object(self, object: str) -> None:
@@ -144,7 +150,7 @@ class Annotation:
     def _do_paint(self, object: str, slice_index: int, mask: np.ndarray) -> None:
         self.session(object).paint(slice_index, mask)
 
-    def _do_start_from(self, object: str, masks: np.ndarray) -> None:
+    def _do_start_from(self, object: str, masks: np.ndarray | PackedMasks) -> None:
         self.session(object).start_from(masks)
 
     def _do_propagate(self, object: str, round: Mapping[str, Any] | None = None) -> None:
@@ -152,7 +158,8 @@ class Annotation:
         if round is None:
             session.propagate()
         else:
-            session.close(Round(clicks=session.state.clicks, **round))
+            packed = {name: PackedMasks.pack(round[name]) for name in ("masks", "propagated")}
+            session.close(Round(clicks=session.state.clicks, **{**round, **packed}))
 
     def _do_take_other(self, object: str, slice_index: int) -> None:
         self.session(object).take_other(slice_index)

@@ -4,6 +4,7 @@ A small object fills a few cells of the stride-16 grid on which memory is read. 
 larger and costs less time than the whole slice; it is left for a larger one before the object does.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ ROOM = 2.2  # side of the first close-up over the object's
 LEAST = 0.2  # of the slice's shorter side
 MOST = 0.8  # of it: a larger close-up is the whole slice
 MARGIN = 0.04  # of the side: an object this near to the border may go on beyond it
+SIZES = 1.1  # side of a close-up over that of the next smaller one there is
+PLACES = 8  # by this share of its side it can be moved
 GROWTH = 1.5  # side of the next close-up over that of the last
 
 
@@ -44,9 +47,14 @@ class CloseUp(NamedTuple):
         """A square as far as the slice allows; nothing beyond the slice."""
         if side >= MOST * min(slice_size):
             return cls.whole(slice_size)
-        side, ends = round(side), []
+        # of near sizes and places one is taken, so that a later round often meets the same
+        least = LEAST * min(slice_size)
+        steps = math.ceil(math.log(max(side / least, 1)) / math.log(SIZES) - 1e-9)
+        side, ends = round(least * SIZES**steps), []
         for centre, length in zip(middle, slice_size, strict=True):
-            first = int(np.clip(round(centre - side / 2), 0, length - side))
+            step = max(1, side // PLACES)
+            first = round((centre - side / 2) / step) * step
+            first = int(np.clip(first, 0, length - side))
             ends += [first, first + side]
         return cls(*ends)
 

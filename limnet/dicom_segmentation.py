@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 from nibabel.affines import apply_affine
 
+from limnet.packed_masks import PackedMasks
 from limnet.volume import Volume
 from limnet.volume.files import LPS_TO_RAS, NIFTI_SUFFIXES
 
@@ -19,7 +20,8 @@ EMPTIED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "Access
 EMPTIED += ("StudyID", "StudyDate", "StudyTime")
 UTF_8 = "ISO_IR 192"  # names of objects are in any script
 
-Object = tuple[str, str, np.ndarray]  # name, colour "#rrggbb", bool masks (slices, height, width)
+# name, colour "#rrggbb", bool masks (slices, height, width)
+Object = tuple[str, str, np.ndarray | PackedMasks]
 
 
 def is_dicom(volume: Volume) -> bool:
@@ -53,7 +55,9 @@ def dicom_segmentation(volume: Volume, objects: Sequence[Object]) -> pydicom.Dat
             "a DICOM segmentation must have an object with a voxel, got none; click first"
         )
     # to_file gives (column, row, slice) in the order of the series
-    frames = np.stack([volume.grid.to_file(masks).T for _, _, masks in objects], axis=-1)
+    frames = np.stack(
+        [volume.grid.to_file(np.asarray(masks)).T for _, _, masks in objects], axis=-1
+    )
     try:
         return Segmentation(
             source_images=_series(volume),

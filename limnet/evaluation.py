@@ -117,17 +117,16 @@ def _comparisons(
     """Both rounds' masks of every slice that fusion chose between, or would have."""
     if len(session.rounds) < 2:
         return []
-    changed = np.flatnonzero((before != last.propagated).any(axis=(1, 2)))
     clicked = {click.slice_index for click in session.clicks}
     return [
         (
             float(len(session.rounds)),
             float(last.previous_better[index]),
             dice(target[index], before[index]),
-            dice(target[index], last.propagated[index]),
+            dice(target[index], mask),
         )
-        for index in changed
-        if index not in clicked
+        for index, mask in enumerate(last.propagated)
+        if index not in clicked and not np.array_equal(before[index], mask)
     ]
 
 

@@ -31,7 +31,7 @@ SEGMENTATION = "segmentation.dcm"  # in a bundle
 
 def objects_of(annotation: Annotation) -> list[Object]:
     """The objects of an annotation in its order, as the functions below take them."""
-    return [(each.name, each.colour, each.session.masks) for each in annotation.objects]
+    return [(each.name, each.colour, each.session.packed_masks) for each in annotation.objects]
 
 
 def save_label_map(volume: Volume, objects: Sequence[Object], path: str | Path) -> None:
@@ -45,7 +45,8 @@ def save_label_map(volume: Volume, objects: Sequence[Object], path: str | Path) 
     _check(volume, objects)
     labels = np.zeros(volume.images.shape[:3], dtype=np.min_scalar_type(len(objects)))
     for label in range(len(objects), 0, -1):
-        labels[objects[label - 1][2]] = label
+        for shown, mask in zip(labels, objects[label - 1][2], strict=True):
+            shown[mask] = label
     volume.save_masks(labels, path)
 
 

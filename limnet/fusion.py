@@ -1,11 +1,14 @@
 """Multi-round fusion: keep, slice by slice, the better of two rounds (paper, section II-C)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional
+
+from limnet.packed_masks import PackedMasks
 
 Images = Float[Tensor, "batch 3 height width"]  # in [0, 1]
 Masks = Bool[Tensor, "slices height width"]
@@ -15,6 +18,7 @@ QualityNet = Callable[[Images, Tensor, Tensor], Float[Tensor, " batch"]]
 
 CROP_SIZE = 96  # pixels a side of what the quality net sees
 MARGIN = 1.4  # side of the crop over that of the box around both masks
+MOST_PIXELS = 1 << 24  # of a batch of slices: 16 of 1,024 x 1,024
 MIN_CROP = 32  # pixels of the slice: smaller boxes are not enlarged further
 
 
@@ -42,19 +46,87 @@ def fuse_rounds(
     Raises:
         ValueError: the rounds do not cover the same slices.
     """
-    if previous.shape != current.shape:
+    _check(tuple(previous.shape), tuple(current.shape))
+    batches = zip(previous.split(batch_size), current.split(batch_size), strict=True)
+    differs = torch.cat([(first != second).flatten(1).any(dim=1) for first, second in batches])
+    changed = differs.nonzero()[:, 0].tolist()
+    answers = _compare(
+        quality_net,
+        images,
+        lambda batch: (previous[batch], current[batch]),
+        changed,
+        batch_size,
+    )
+    fused, previous_better = current.clone(), torch.full((len(current),), 0.5)
+    previous_better[changed] = answers
+    for index in changed:
+        if previous_better[index] > threshold:
+            fused[index] = previous[index]
+    return fused, previous_better.to(previous.device)
+
+
+@torch.inference_mode()
+def fuse_packed(
+    quality_net: QualityNet,
+    images: Callable[[list[int]], Images],
+    previous: PackedMasks,
+    current: PackedMasks,
+    *,
+    given: Collection[int] = (),
+    threshold: float = 0.5,
+    batch_size: int = 16,
+) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
+    """As `fuse_rounds`, but no more than a batch of masks is ever unpacked.
+
+    Args:
+        given: slices on which the user has decided: the current mask stays, nothing is asked.
+
+    Raises:
+        ValueError: the rounds do not cover the same slices.
+    """
+    _check(previous.shape, current.shape)
+    height, width = current.slice_shape
+    batch_size = max(1, min(batch_size, MOST_PIXELS // (height * width)))
+    differs = previous.differs(current)
+    differs[list(given)] = False
+    changed = np.flatnonzero(differs).tolist()
+    answers = _compare(
+        quality_net,
+        images,
+        lambda batch: tuple(torch.from_numpy(masks[batch]) for masks in (previous, current)),
+        changed,
+        batch_size,
+    )
+    previous_better = np.full(len(current), 0.5, dtype=np.float32)
+    previous_better[changed] = answers.numpy()
+    keep = np.zeros(len(current), dtype=bool)
+    keep[changed] = (answers > threshold).numpy()
+    return previous.where(keep, current), previous_better
+
+
+def _check(previous: tuple[int, ...], current: tuple[int, ...]) -> None:
+    if previous != current:
         raise ValueError(
-            "previous and current masks must cover the same slices, "
-            f"got {tuple(previous.shape)} and {tuple(current.shape)}"
+            f"previous and current masks must cover the same slices, got {previous} and {current}"
         )
-    changed = (previous != current).flatten(1).any(dim=1).nonzero()[:, 0]
-    previous_better = torch.full((len(previous),), 0.5, device=previous.device)
-    # an empty tensor splits into one empty batch
-    for batch in changed.split(batch_size) if len(changed) else ():
-        crops = crop_to_masks(images(batch.tolist()), previous[batch], current[batch])
-        previous_better[batch] = quality_net(*crops).to(previous_better)
-    keep_previous = previous_better > threshold
-    return torch.where(keep_previous[:, None, None], previous, current), previous_better
+
+
+def _compare(
+    quality_net: QualityNet,
+    images: Callable[[list[int]], Images],
+    masks: Callable[[list[int]], tuple[Masks, Masks]],
+    changed: list[int],
+    batch_size: int,
+) -> Float32[Tensor, " changed"]:
+    """The probability that the previous mask is better, of the slices that changed (Eq. 2)."""
+    answers = torch.empty(len(changed))
+    for start in range(0, len(changed), batch_size):
+        batch = changed[start : start + batch_size]
+        shown = images(batch)
+        previous, current = (each.to(shown.device) for each in masks(batch))
+        crops = crop_to_masks(shown, previous, current)
+        answers[start : start + len(batch)] = quality_net(*crops).to(answers)
+    return answers
 
 
 def crop_to_masks(

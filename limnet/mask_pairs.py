@@ -84,7 +84,8 @@ def pairs_of_rounds(
         if click is None:
             break
         session.add_click(click)
-        before, masks = masks, session.propagate().masks
+        session.propagate()
+        before, masks = masks, session.masks
         if before is None:
             continue
         given = list({each.slice_index for each in session.clicks})

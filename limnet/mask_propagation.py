@@ -8,13 +8,18 @@ from jaxtyping import Float32
 
 from limnet.close_up import CloseUp
 from limnet.networks.propagation_net import PropagationNet
+from limnet.packed_masks import Mask, PackedMask, PackedMasks
 from limnet.propagation import PropagationOptions, propagate
-from limnet.rounds import Mask, Masks
 from limnet.slice_features import SliceFeatures
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
 Arrived = Callable[[int, Mask], None]  # slice index and its mask, before fusion
-Propagated = tuple[Masks, Float32[np.ndarray, " slices"]]  # and the errors to expect
+Ended = Callable[[int], None]  # slice index where a pass ended before the last slice
+Propagated = tuple[PackedMasks, Float32[np.ndarray, " slices"]]  # and the errors to expect
+
+
+def nobody(*told: object) -> None:
+    """Listens to nothing."""
 
 
 def propagate_masks(
@@ -24,31 +29,51 @@ def propagate_masks(
     prompt_slice: int,
     options: PropagationOptions | None = None,
     *,
-    progress: Progress = lambda done, total: None,
-    arrived: Arrived = lambda slice_index, mask: None,
+    progress: Progress = nobody,
+    arrived: Arrived = nobody,
+    ended: Ended = nobody,
 ) -> Propagated:
     """Masks of all slices, and how many pixels of each are expected to be wrong.
 
-    The network sees a close-up of the object if it has a size for one. When the object comes near
-    the border of its close-up, propagation starts again in a larger one, so that nothing is cut
-    off. Where the network says p, the mask is wrong with probability min(p, 1 - p).
+    The network sees a close-up of the object (`PropagationOptions.close_up`). When the object comes
+    near the border of its close-up, propagation starts again in a larger one, so that nothing is
+    cut off. Where the network says p, the mask is wrong with probability min(p, 1 - p).
 
     Args:
         features: of whole slices, at the volume's own size.
         given: masks that the user vouches for, which stay as they are.
         arrived: gets each mask when it is there; again, if the close-up had to grow.
+        ended: gets the last slice that a pass looked at, where the object ended before the volume.
     """
-    slice_size = features.volume.images.shape[1:3]
-    size, part = network.config.close_up_size, CloseUp.whole(slice_size)
-    if size:
-        part = CloseUp.around(np.stack(list(given.values())))
-    while part != CloseUp.whole(slice_size):
-        inside = features.within(part, size)
-        found = _within(network, inside, given, prompt_slice, options, progress, arrived)
+    options = options or PropagationOptions()
+    heard = (progress, arrived, ended)
+    inside = close_up(network, features, given, options)
+    while True:
+        found = _within(network, inside, given, prompt_slice, options, heard)
         if found is not None:
             return found
-        part = part.grown(slice_size)
-    return _within(network, features, given, prompt_slice, options, progress, arrived)
+        part = inside.part.grown(features.part.size)
+        inside = _at(network, features, part)
+
+
+def close_up(
+    network: PropagationNet,
+    features: SliceFeatures,
+    given: Mapping[int, Mask],
+    options: PropagationOptions | None = None,
+) -> SliceFeatures:
+    """Where a propagation from these masks begins to look: features of a part, or those given."""
+    options = options or PropagationOptions()
+    wanted = bool(network.config.close_up_size) if options.close_up is None else options.close_up
+    if not wanted:
+        return features
+    return _at(network, features, CloseUp.around(np.stack(list(given.values()))))
+
+
+def _at(network: PropagationNet, features: SliceFeatures, part: CloseUp) -> SliceFeatures:
+    if part == features.part:
+        return features
+    return features.within(part, network.config.close_up_size or None)
 
 
 def _within(
@@ -56,30 +81,36 @@ def _within(
     features: SliceFeatures,
     given: Mapping[int, Mask],
     prompt_slice: int,
-    options: PropagationOptions | None,
-    progress: Progress,
-    arrived: Arrived,
+    options: PropagationOptions,
+    heard: tuple[Progress, Arrived, Ended],
 ) -> Propagated | None:
     """As `propagate_masks`, or None once the object comes near the border of the part."""
+    progress, arrived, ended = heard
     frame, part, device = features.frame, features.part, next(network.parameters()).device
-    masks = np.zeros(features.volume.images.shape[:3], dtype=bool)
-    errors = np.zeros(len(masks), dtype=np.float32)
+    shape = features.volume.images.shape[:3]
+    masks, errors = dict(given), np.zeros(shape[0], dtype=np.float32)
     pixels = np.prod(part.size) / np.prod(frame.size)  # of the slice, for one of the frame
     probabilities = {}
     for index, mask in given.items():
-        masks[index] = mask
         mask = torch.from_numpy(mask[part.pixels]).to(device, torch.float32)
         probabilities[index] = frame.pad(frame.enter(mask))
-    passes = propagate(network, features, len(masks), prompt_slice, probabilities, options)
-    progress(1, len(masks))
-    for done, (index, probability) in enumerate(passes, start=2):
+    passes = propagate(network, features, shape[0], prompt_slice, probabilities, options)
+    progress(1, shape[0])
+    reached = {prompt_slice}
+    for index, probability in passes:
+        reached.add(index)
         if index not in given:
             inside = frame.unpad(probability)
             errors[index] = pixels * torch.minimum(inside, 1 - inside).sum().item()
-            mask = frame.leave(inside).cpu().numpy()
-            if part.reached_by(mask, masks.shape[1:]):
+            mask = np.zeros(shape[1:], dtype=bool)
+            mask[part.pixels] = frame.leave(inside).cpu().numpy()
+            if part.reached_by(mask[part.pixels], shape[1:]):
                 return None
-            masks[index][part.pixels] = mask
-            arrived(index, masks[index])
-        progress(done, len(masks))
-    return masks, errors
+            masks[index] = PackedMask.pack(mask)
+            arrived(index, mask)
+        progress(len(reached), shape[0])
+    for end in sorted({min(reached), max(reached)} - {0, shape[0] - 1}):
+        ended(end)
+    if len(reached) < shape[0]:
+        progress(*shape[:1] * 2)
+    return PackedMasks.empty(shape).replaced(masks), errors

@@ -1,7 +1,7 @@
 """Working and long-term memory of one propagation pass (paper, section II-D).
 
 A `Memory` lives for one pass in one direction and is then thrown away. It holds one object, so
-it is a plain set of token columns: long-term ones first, then the slices kept whole for good,
+it is a plain list of tokens: long-term ones first, then the slices kept whole for good,
 then the recent slices. XMem's object groups are not needed.
 """
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limnet.networks.affinity import affinity, similarity
+from limnet.networks.affinity import affinity, read_dense, read_sparse, similarity
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class MemoryConfig:
     max_long_tokens: int = 10_000  # long-term capacity; the least used tokens leave first
     top_k: int = 30  # memory tokens that one query token attends to
     long_term: bool = True  # False: working memory grows without end
+    dense_read: bool = False  # True: reads as the equations are written, slower and the same
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_work_slices < self.max_work_slices:
@@ -35,38 +36,38 @@ class MemoryConfig:
 
 @dataclass
 class Tokens:
-    """Memorized tokens, one column each, and how much each has been used."""
+    """Memorized tokens, one row each, and how much each has been used."""
 
-    key: Float[Tensor, "key_dim tokens"]
-    shrinkage: Float[Tensor, "1 tokens"]
-    selection: Float[Tensor, "key_dim tokens"]
-    value: Float[Tensor, "value_dim tokens"]
-    usage: Float[Tensor, "1 tokens"]  # affinity received, summed over reads
-    age: Float[Tensor, "1 tokens"]  # reads lived through
+    key: Float[Tensor, "tokens key_dim"]
+    shrinkage: Float[Tensor, "tokens 1"]
+    selection: Float[Tensor, "tokens key_dim"]
+    value: Float[Tensor, "tokens value_dim"]
+    usage: Float[Tensor, " tokens"]  # affinity received, summed over reads
+    age: Float[Tensor, " tokens"]  # reads lived through
 
     def __len__(self) -> int:
-        return self.key.shape[1]
+        return len(self.key)
 
     def __getitem__(self, index: slice | Int[Tensor, " chosen"]) -> "Tokens":
-        return Tokens(*(getattr(self, field.name)[:, index] for field in fields(self)))
+        return Tokens(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def __add__(self, other: "Tokens") -> "Tokens":
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Tokens(*(torch.cat(pair, dim=1) for pair in pairs))
+        return Tokens(*(torch.cat(pair) for pair in pairs))
 
     @property
     def use_rate(self) -> Float[Tensor, " tokens"]:
-        return (self.usage / self.age)[0]
+        return self.usage / self.age
 
 
 def new_tokens(
-    key: Float[Tensor, "key_dim tokens"],
-    shrinkage: Float[Tensor, "1 tokens"],
-    selection: Float[Tensor, "key_dim tokens"],
-    value: Float[Tensor, "value_dim tokens"],
+    key: Float[Tensor, "tokens key_dim"],
+    shrinkage: Float[Tensor, "tokens 1"],
+    selection: Float[Tensor, "tokens key_dim"],
+    value: Float[Tensor, "tokens value_dim"],
 ) -> Tokens:
     """Tokens that nobody has read yet."""
-    unused = torch.zeros_like(shrinkage)
+    unused = torch.zeros_like(shrinkage[:, 0])
     return Tokens(key, shrinkage, selection, value, usage=unused, age=unused + 1e-7)
 
 
@@ -96,14 +97,13 @@ class Memory:
         """
         if self.tokens is None:
             raise RuntimeError("memory is empty; memorize the prompt slice before reading")
+        query = query_key.flatten(1).T, selection.flatten(1).T
+        read = read_dense if self.config.dense_read else read_sparse
         memory = self.tokens
-        weights = affinity(
-            similarity(memory.key, memory.shrinkage, query_key.flatten(1), selection.flatten(1)),
-            self.config.top_k,
-        )
-        memory.usage = memory.usage + weights.sum(dim=1)
+        readout, usage = read(memory.key, memory.shrinkage, memory.value, *query, self.config.top_k)
+        memory.usage = memory.usage + usage
         memory.age = memory.age + 1
-        return (memory.value @ weights).unflatten(1, query_key.shape[1:])
+        return readout.T.unflatten(1, query_key.shape[1:])
 
     def memorize(
         self,
@@ -120,7 +120,9 @@ class Memory:
             keep: the slice stays whole to the end of the pass, as the first one always does; the
                 paper keeps every slice that a user has clicked on.
         """
-        new = new_tokens(*(tensor.flatten(1) for tensor in (key, shrinkage, selection, value)))
+        new = new_tokens(
+            *(each.flatten(1).T.float().contiguous() for each in (key, shrinkage, selection, value))
+        )
         per_slice = len(new)
         if self.tokens is None:
             self.tokens, self.kept_tokens = new, per_slice
@@ -148,14 +150,13 @@ class Memory:
 
         chosen = candidates.use_rate.topk(min(self.config.num_prototypes, len(candidates))).indices
         prototypes = candidates[chosen]
-        weights = affinity(
-            similarity(candidates.key, candidates.shrinkage, prototypes.key, prototypes.selection)
-        )
+        columns = (candidates.key, candidates.shrinkage, prototypes.key, prototypes.selection)
+        weights = affinity(similarity(*(each.T for each in columns))).T
         prototypes = new_tokens(
             prototypes.key,
-            candidates.shrinkage @ weights,
+            weights @ candidates.shrinkage,
             prototypes.selection,
-            candidates.value @ weights,
+            weights @ candidates.value,
         )
         long = self._remembered(self.tokens[: self.long_tokens]) + prototypes
         self.long_tokens = len(long)

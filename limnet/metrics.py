@@ -64,7 +64,9 @@ def surface_dice(
         )
     if tolerance_mm < 0:
         raise ValueError(f"tolerance_mm must not be negative, got {tolerance_mm}")
-    surfaces = [surface_points(mask) * spacing for mask in (first, second)]
+    # off zero: beside a zero coordinate SciPy's tree looks for the next number, which processors
+    # that were told to flush tiny numbers do not have, and recurses until it crashes
+    surfaces = [(surface_points(mask) + 1) * spacing for mask in (first, second)]
     total = sum(len(points) for points in surfaces)
     if min(len(points) for points in surfaces) == 0:
         return 0.0 if total else 1.0

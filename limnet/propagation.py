@@ -30,6 +30,11 @@ class PropagationOptions:
     # slices between updates of sensory memory from the value; None: whenever a slice is memorized
     update_sensory_every: int | None = None
     keep_given: bool = True  # clicked slices are remembered from the start to the end of a pass
+    # slices in a row without the object after which a pass ends, unless the user gave one beyond
+    # that shows it; None: never, as in the paper
+    end_after: int | None = None
+    # whether propagation sees a close-up of the object; None: as the network was trained
+    close_up: bool | None = None
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
 
@@ -49,7 +54,8 @@ def propagate(
             them; they are passed on as they are.
 
     Yields:
-        Slice index and probability of every slice but the prompt's, as they are computed.
+        Slice index and probability of every slice but the prompt's, as they are computed; of none
+        beyond the end of the object, where `PropagationOptions.end_after` says so.
 
     Raises:
         ValueError: the prompt slice is not in the volume or has no mask.
@@ -80,6 +86,7 @@ def propagate_pass(
     if options.keep_given:
         _keep_given(network, features, order[0], given, memory)
     last_memory = last_update = 0
+    shown = max(at for at, index in enumerate(order) if at == 0 or _shows(given.get(index)))
     for position, index in enumerate(order):
         feature, last = features[index], position == len(order) - 1
         first, known = position == 0, index in given
@@ -100,6 +107,10 @@ def propagate_pass(
                     _memorize(memory, feature, value, keep=first)
         if not first:
             yield index, probability
+        if options.end_after is not None:
+            shown = max(shown, position) if _shows(probability) else shown
+            if position - shown >= options.end_after:
+                return
 
 
 @torch.inference_mode()
@@ -125,12 +136,15 @@ def _decode(
     sensory: Tensor,
     update_sensory: bool,
 ) -> tuple[Probability, Tensor]:
-    encoded = feature.encoded
-    readout = memory.read(encoded.key[0], encoded.selection[0])[None]
-    logits, sensory = network.decode(
-        encoded.f16, encoded.f8, encoded.f4, readout, sensory, update_sensory=update_sensory
-    )
-    return _settle(logits[0, 0].sigmoid()), sensory
+    parts = feature.parts
+    readout = memory.read(parts.key[0], parts.selection[0])[None]
+    logits, sensory = network.decode(parts, readout, sensory, update_sensory=update_sensory)
+    return _settle(logits[0, 0].float().sigmoid()), sensory
+
+
+def _shows(probability: Probability | None) -> bool:
+    """Whether there is anything of the object."""
+    return probability is not None and bool((probability > 0.5).any())
 
 
 def _settle(probability: Probability) -> Probability:
@@ -139,7 +153,7 @@ def _settle(probability: Probability) -> Probability:
 
 
 def _no_sensory(network: PropagationNet, feature: SliceFeature) -> Tensor:
-    height, width = feature.encoded.f16.shape[-2:]
+    height, width = feature.parts.key.shape[-2:]
     return feature.frame.new_zeros(1, network.config.hidden_dim, height, width)
 
 
@@ -153,7 +167,7 @@ def _encode(
     mask = probability[None, None]
     return network.encode_value(
         feature.frame,
-        feature.encoded.f16,
+        feature.parts,
         sensory,
         mask,
         torch.zeros_like(mask),
@@ -162,5 +176,5 @@ def _encode(
 
 
 def _memorize(memory: Memory, feature: SliceFeature, value: Tensor, *, keep: bool) -> None:
-    key, shrinkage, selection = feature.encoded[:3]
+    key, shrinkage, selection = feature.parts[:3]
     memory.memorize(key[0], shrinkage[0], selection[0], value[0], keep=keep)

@@ -9,9 +9,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from limnet.clicks import Click
-
-Mask = Bool[np.ndarray, "height width"]
-Masks = Bool[np.ndarray, "slices height width"]
+from limnet.packed_masks import Mask, Masks, PackedMasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,27 +18,29 @@ class Round:
 
     clicks: tuple[Click, ...]
     prompt_slice: int  # from which the masks were propagated: the last clicked with a mask
-    masks: Masks  # after fusion
-    propagated: Masks  # before fusion
+    masks: PackedMasks  # after fusion
+    propagated: PackedMasks  # before fusion
     previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0.5 if not compared
     kept_previous: Bool[np.ndarray, " slices"]  # where Eq. 4 kept the mask of the round before
     # pixels of each mask that are wrong if the network's probabilities are right (ours)
     expected_errors: Float32[np.ndarray, " slices"]
 
     @classmethod
-    def given(cls, masks: Masks) -> "Round":
+    def given(cls, masks: Masks | PackedMasks) -> "Round":
         """A round that came from elsewhere: a saved mask, another tool's."""
-        half = np.full(len(masks), 0.5, dtype=np.float32)
-        kept = np.zeros(len(masks), dtype=bool)
-        largest = int(masks.sum(axis=(1, 2)).argmax())
-        return cls((), largest, masks, masks, half, kept, np.zeros_like(half))
+        packed = PackedMasks.pack(masks)
+        half = np.full(len(packed), 0.5, dtype=np.float32)
+        kept = np.zeros(len(packed), dtype=bool)
+        largest = int(packed.areas.argmax())
+        return cls((), largest, packed, packed, half, kept, np.zeros_like(half))
 
     def with_other(self, slice_index: int, before: "Round") -> "Round":
         """On this slice the mask that fusion did not choose, of the propagation or of `before`."""
-        masks, kept = self.masks.copy(), self.kept_previous.copy()
+        kept = self.kept_previous.copy()
         kept[slice_index] = not kept[slice_index]
-        masks[slice_index] = (before.masks if kept[slice_index] else self.propagated)[slice_index]
-        return replace(self, masks=masks, kept_previous=kept)
+        chosen = before.masks if kept[slice_index] else self.propagated
+        elsewhere = np.arange(len(kept)) != slice_index
+        return replace(self, masks=self.masks.where(elsewhere, chosen), kept_previous=kept)
 
     def most_doubtful(self, given: Iterable[int]) -> int | None:
         """The slice, none of those given, with the largest expected error; None if there is none.

@@ -11,10 +11,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from limnet.clicks import Box, Click, check_inside
-from limnet.fusion import fuse_rounds
+from limnet.fusion import fuse_packed
 from limnet.history import History
-from limnet.mask_propagation import Arrived, Progress, propagate_masks
+from limnet.mask_propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
 from limnet.networks.checkpoints import LimNet
+from limnet.packed_masks import PackedMasks
 from limnet.prompting import look_closer
 from limnet.propagation import PropagationOptions
 from limnet.rounds import Mask, Masks, PromptedSlice, Round, State, exchanged
@@ -77,11 +78,12 @@ class Session:
     @property
     def masks(self) -> Masks:
         """The latest masks (slices, height, width), prompt masks of the open round included."""
-        shape = self.volume.images.shape[:3]
-        masks = self.rounds[-1].masks.copy() if self.rounds else np.zeros(shape, dtype=bool)
-        for slice_index, mask in self._given().items():
-            masks[slice_index] = mask
-        return masks
+        return np.asarray(self.packed_masks)
+
+    @property
+    def packed_masks(self) -> PackedMasks:
+        """`masks` as long volumes want them: read slice by slice, in little memory."""
+        return self._masks_of_round().replaced(self._given())
 
     def mask(self, slice_index: int) -> Mask:
         """One slice of `masks`, without copying the others: a click must answer at once."""
@@ -171,61 +173,57 @@ class Session:
             prompts = MappingProxyType({**self.state.prompts, slice_index: prompt})
             self._history.amend(replace(self.state, prompts=prompts))
 
-    def start_from(self, masks: np.ndarray) -> Round:
+    def start_from(self, masks: np.ndarray | PackedMasks) -> Round:
         """Go on from masks that were made before or elsewhere, as if a round had led to them.
 
         Raises:
             ValueError: the masks have not the shape of the volume.
         """
         self._check_shape(masks, self.volume.images.shape[:3])
-        given = Round.given(masks.copy())
+        given = Round.given(masks)
         self._history.push(replace(self.state, rounds=(*self.rounds, given)))
         return given
 
     def propagate(
-        self,
-        progress: Progress = lambda done, total: None,
-        arrived: Arrived = lambda slice_index, mask: None,
+        self, progress: Progress = nobody, arrived: Arrived = nobody, ended: Ended = nobody
     ) -> Round:
         """Close the round: propagate in both directions, then fuse with the round before.
 
         An exception raised by `progress` or `arrived` cancels; the session is then as it was.
 
         Args:
-            arrived: gets each mask when it is there; again, if the close-up had to grow.
+            progress, arrived, ended: as of `propagate_masks`.
 
         Raises:
             RuntimeError: nothing was clicked or painted since the last round.
         """
-        closed = self.propagated(progress, arrived)
+        closed = self.propagated(progress, arrived, ended)
         self.close(closed)
         return closed
 
     def propagated(
-        self,
-        progress: Progress = lambda done, total: None,
-        arrived: Arrived = lambda slice_index, mask: None,
+        self, progress: Progress = nobody, arrived: Arrived = nobody, ended: Ended = nobody
     ) -> Round:
         """The round that `propagate` would close, while the session stays as it is."""
         state = self.state
         if not state.changed:
             raise RuntimeError("a round needs at least one click; add one before propagating")
-        given = self._given()
-        edited = state.edited[::-1]
-        # an empty mask, left by negative clicks, is kept but has nothing to carry
-        prompt_slice = next((index for index in edited if given[index].any()), edited[0])
+        given, prompt_slice = self._given(), self._prompt_slice
+        heard = {"progress": progress, "arrived": arrived, "ended": ended}
         net, options = self.networks.propagation_net, self.options
-        propagated, errors = propagate_masks(
-            net, self.features, given, prompt_slice, options, progress=progress, arrived=arrived
-        )
-        masks, previous_better = propagated, np.full(len(propagated), 0.5, dtype=np.float32)
+        found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
+        masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
         if self.fuse and self.rounds:
-            masks, previous_better = self._fuse(self.rounds[-1].masks, propagated, given)
-        kept = (masks != propagated).any(axis=(1, 2))
+            masks, previous_better = self._fuse(self.rounds[-1].masks, found, given)
+        kept = masks.differs(found)
         if kept.any():
             errors = np.where(kept, self.rounds[-1].expected_errors, errors)
-        about = (propagated, previous_better, kept, errors)
-        return Round(state.clicks, prompt_slice, masks, *about)
+        return Round(state.clicks, prompt_slice, masks, found, previous_better, kept, errors)
+
+    def expected_features(self) -> tuple[SliceFeatures, int]:
+        """What `propagate` would look at first, and from which slice; something must be clicked."""
+        net, given = self.networks.propagation_net, self._given()
+        return close_up(net, self.features, given, self.options), self._prompt_slice
 
     def close(self, closed: Round) -> None:
         """Close the open round with one that `propagated` gave.
@@ -233,7 +231,8 @@ class Session:
         Raises:
             ValueError: its masks have another shape, or its clicks are not the open round's.
         """
-        self._check_shape(closed.masks, self.volume.images.shape[:3])
+        for masks in (closed.masks, closed.propagated):
+            self._check_shape(masks, self.volume.images.shape[:3])
         if closed.clicks != self.state.clicks or not self.state.changed:
             raise ValueError("a round must have the clicks of the open one; propagate again")
         self._history.push(self.state.with_round(closed))
@@ -253,7 +252,7 @@ class Session:
         before, last = self.rounds[-2:]
         chosen = last.with_other(slice_index, before)
         self._history.push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
-        return chosen.masks[slice_index].copy()
+        return chosen.masks[slice_index]
 
     def most_doubtful(self) -> int | None:
         """Where to look next: the slice with the largest expected error (ours).
@@ -285,7 +284,7 @@ class Session:
         self._history.push(self.state.without_lock(slice_index))
 
     def undo(self) -> None:
-        """Take back the last action; nothing happens at the very start."""
+        """Take back the last action, if there is one."""
         self._history.undo()
 
     def redo(self) -> None:
@@ -318,7 +317,7 @@ class Session:
             last = slices - 1
             raise ValueError(f"a slice to be {verb} must be one of 0 to {last}, got {slice_index}")
 
-    def _check_shape(self, mask: np.ndarray, shape: tuple[int, ...]) -> None:
+    def _check_shape(self, mask: np.ndarray | PackedMasks, shape: tuple[int, ...]) -> None:
         if mask.shape != shape or mask.dtype != bool:
             raise ValueError(
                 f"a mask must be bool of shape {shape}, got {mask.dtype} of shape {mask.shape}"
@@ -362,9 +361,18 @@ class Session:
         return torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
 
     def _mask_of_round(self, slice_index: int) -> Mask:
+        return self._masks_of_round()[slice_index]
+
+    def _masks_of_round(self) -> PackedMasks:
         if self.rounds:
-            return self.rounds[-1].masks[slice_index].copy()
-        return np.zeros(self.volume.images.shape[1:3], dtype=bool)
+            return self.rounds[-1].masks
+        return PackedMasks.empty(self.volume.images.shape[:3])
+
+    @property
+    def _prompt_slice(self) -> int:
+        """The last edited; an empty mask, left by negative clicks, has nothing to carry."""
+        edited, given = self.state.edited[::-1], self._given()
+        return next((index for index in edited if given[index].any()), edited[0])
 
     def _given(self) -> dict[int, Mask]:
         """Masks that the user vouches for: of edited slices and, before them, of locked ones."""
@@ -376,24 +384,16 @@ class Session:
         return look_closer(networks.click_net, image, clicks, probability, networks.zoom_size)
 
     def _fuse(
-        self, previous: Masks, current: Masks, given: dict[int, Mask]
-    ) -> tuple[Masks, Float32[np.ndarray, " slices"]]:
+        self, previous: PackedMasks, current: PackedMasks, given: dict[int, Mask]
+    ) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
         """Eqs. 2-4 wherever the user has not decided."""
-        previous = previous.copy()
-        for index in given:
-            previous[index] = current[index]
-        if self.compare is not None:
-            previous_better = self.compare(previous, current)
-            kept = (previous_better > self.threshold)[:, None, None]
-            return np.where(kept, previous, current), previous_better
-        device = self.networks.device
-        masks, previous_better = fuse_rounds(
-            self.networks.quality_net,
-            self._images,
-            *(torch.from_numpy(each).to(device) for each in (previous, current)),
-            threshold=self.threshold,
-        )
-        return masks.cpu().numpy(), previous_better.float().cpu().numpy()
+        if self.compare is None:
+            how = {"given": given, "threshold": self.threshold}
+            return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
+        elsewhere = ~np.isin(np.arange(len(current)), list(given))
+        previous = previous.where(elsewhere, current)
+        previous_better = self.compare(np.asarray(previous), np.asarray(current))
+        return previous.where(previous_better > self.threshold, current), previous_better
 
     def _images(self, slice_indices: list[int]) -> Tensor:
         """Slices in [0, 1] at the volume's own size (batch, 3, height, width)."""

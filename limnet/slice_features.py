@@ -4,7 +4,9 @@ Both directions, all rounds and all objects share one `SliceFeatures`.
 """
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,23 +15,31 @@ from torch.nn import functional
 
 from limnet.close_up import CloseUp
 from limnet.networks.normalisation import normalise
-from limnet.networks.propagation_net import STRIDE, KeyFeatures, PropagationNet
+from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceParts
 from limnet.volume import Volume
 
-KEPT_PARTS = 4  # close-ups whose features are kept
+MAX_BYTES = 512 << 20  # of kept features: some 300 close-ups of the lite network
 MAX_ASPECT = 3.0  # longer side over shorter side beyond which a slice is not enlarged any more
 
 
 @dataclass(frozen=True)
 class SliceFeature:
-    """One slice, padded to multiples of the stride, and its key features; batch size 1."""
+    """One slice, padded to multiples of the stride, and its parts; batch size 1."""
 
     frame: Float[Tensor, "1 3 height width"]  # ImageNet-normalised
-    encoded: KeyFeatures
+    parts: SliceParts
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.frame, *self.encoded))
+        return sum(tensor.nbytes for tensor in (self.frame, *self.parts))
+
+    def stored_as(self, dtype: torch.dtype | None) -> "SliceFeature":
+        """The same with all but frame and keys in `dtype`, if there is one."""
+        if dtype is None:
+            return self
+        key, shrinkage, selection, *others = self.parts
+        others = (each.to(dtype) for each in others)
+        return SliceFeature(self.frame, SliceParts(key, shrinkage, selection, *others))
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,35 @@ def symmetric_padding(size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, right, top, bottom
 
 
+class Kept:
+    """Features of slices within a number of bytes; the least recently used ones leave."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.num_bytes = max_bytes, 0
+        self._features: OrderedDict[Hashable, SliceFeature] = OrderedDict()
+        self._lock = Lock()  # a background thread may fill what a propagation reads
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._features
+
+    def get(self, key: Hashable) -> SliceFeature | None:
+        with self._lock:
+            if key in self._features:
+                self._features.move_to_end(key)
+            return self._features.get(key)
+
+    def put(self, key: Hashable, feature: SliceFeature) -> None:
+        with self._lock:
+            if key in self._features:
+                return
+            self._features[key] = feature
+            self.num_bytes += feature.num_bytes
+            while self.num_bytes > self.max_bytes and len(self._features) > 1:
+                self.num_bytes -= self._features.popitem(last=False)[1].num_bytes
+
+
 class SliceFeatures:
-    """Features of a volume's slices, computed when first asked for; least recently used leave."""
+    """Features of a volume's slices, computed when first asked for, kept within a budget."""
 
     def __init__(
         self,
@@ -84,36 +121,40 @@ class SliceFeatures:
         network: PropagationNet,
         *,
         working_size: int,
+        max_bytes: int = MAX_BYTES,
+        stored_as: torch.dtype | None = None,
         part: CloseUp | None = None,
-        max_bytes: int = 2 << 30,
+        kept: Kept | None = None,
     ) -> None:
         """Nothing is computed yet.
 
         Args:
             working_size: pixels of the shorter side of what the network sees.
+            max_bytes: of all features kept, those of close-ups included.
+            stored_as: float16 or bfloat16 keep twice as many features, rounded; keys stay as they
+                are. None: as they are computed.
             part: of every slice; None: all of it.
+            kept: with other features, of which this is a part; None: alone.
         """
-        self.volume, self.network, self.max_bytes = volume, network, max_bytes
+        self.volume, self.network, self.stored_as = volume, network, stored_as
         self.part = part or CloseUp.whole(volume.images.shape[1:3])
         self.frame = Frame.fit(self.part.size, working_size)
-        self._stored: OrderedDict[int, SliceFeature] = OrderedDict()
-        self._bytes = 0
-        self._parts: OrderedDict[tuple[CloseUp, int], SliceFeatures] = OrderedDict()
+        self.kept = kept or Kept(max_bytes)
 
     def __len__(self) -> int:
         return len(self.volume.images)
 
     def __getitem__(self, slice_index: int) -> SliceFeature:
-        if slice_index in self._stored:
-            self._stored.move_to_end(slice_index)
-            return self._stored[slice_index]
-        image = normalise(self.images([slice_index]), colour=self.network.config.colour)
-        feature = encode_slice(self.network, self.frame.pad(image))
-        self._stored[slice_index] = feature
-        self._bytes += feature.num_bytes
-        while self._bytes > self.max_bytes and len(self._stored) > 1:
-            self._bytes -= self._stored.popitem(last=False)[1].num_bytes
+        feature = self.kept.get(self._key(slice_index))
+        if feature is None:
+            image = normalise(self.images([slice_index]), colour=self.network.config.colour)
+            feature = encode_slice(self.network, self.frame.pad(image)).stored_as(self.stored_as)
+            self.kept.put(self._key(slice_index), feature)
         return feature
+
+    def __contains__(self, slice_index: int) -> bool:
+        """Whether the features of a slice are there already."""
+        return self._key(slice_index) in self.kept
 
     def images(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
         """Slices in [0, 1] at the working size, on the network's device."""
@@ -122,22 +163,29 @@ class SliceFeatures:
         shown = self.volume.rgb(slice_indices)[..., rows, columns]
         return self.frame.enter(torch.from_numpy(shown).to(device))
 
-    def within(self, part: CloseUp, working_size: int) -> "SliceFeatures":
-        """Features of a part of the same slices; the last few parts asked for are kept."""
-        features = self._parts.pop((part, working_size), None) or SliceFeatures(
+    def within(self, part: CloseUp, working_size: int | None = None) -> "SliceFeatures":
+        """Features of a part of the same slices, kept within the same budget.
+
+        Args:
+            working_size: None: the part is as large as it is within the frame of these.
+        """
+        if working_size is None:
+            scale = self.frame.size[0] / self.frame.slice_size[0]
+            working_size = max(1, round(min(part.size) * scale))
+        return SliceFeatures(
             self.volume,
             self.network,
             working_size=working_size,
+            stored_as=self.stored_as,
             part=part,
-            max_bytes=self.max_bytes // KEPT_PARTS,
+            kept=self.kept,
         )
-        self._parts[part, working_size] = features
-        if len(self._parts) > KEPT_PARTS:
-            self._parts.popitem(last=False)
-        return features
+
+    def _key(self, slice_index: int) -> Hashable:
+        return self.part, self.frame, slice_index
 
 
 @torch.inference_mode()
 def encode_slice(network: PropagationNet, frame: Float[Tensor, "1 3 height width"]) -> SliceFeature:
     """The features of one padded slice."""
-    return SliceFeature(frame, network.encode_key(frame))
+    return SliceFeature(frame, network.prepare(network.encode_key(frame)))

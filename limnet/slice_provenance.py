@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from limnet.session import Session
 
 
@@ -24,13 +22,18 @@ class SliceProvenance:
 def slice_provenance(session: Session) -> tuple[SliceProvenance, ...]:
     """One record a slice of the session's volume, from slice 0 on, of the masks as they are now."""
     clicked = {click.slice_index for click in session.clicks}
-    slices = range(len(session.volume.images))
-    return tuple(_slice_provenance(session, index, index in clicked) for index in slices)
+    areas = session.packed_masks.areas.tolist()
+    return tuple(
+        _slice_provenance(session, index, area, index in clicked)
+        for index, area in enumerate(areas)
+    )
 
 
-def _slice_provenance(session: Session, slice_index: int, clicked: bool) -> SliceProvenance:
+def _slice_provenance(
+    session: Session, slice_index: int, area: int, clicked: bool
+) -> SliceProvenance:
     state, rounds = session.state, session.rounds
-    area, locked = int(np.count_nonzero(session.mask(slice_index))), slice_index in state.locked
+    locked = slice_index in state.locked
     source = "propagated" if area else "empty"
     if slice_index in state.painted:
         source = "painted"

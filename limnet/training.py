@@ -19,7 +19,7 @@ from limnet.mask_pairs import MaskPairs
 from limnet.networks.affinity import affinity, similarity
 from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
-from limnet.networks.propagation_net import PropagationNet, aggregate
+from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregate
 from limnet.networks.quality_net import QualityNet
 from limnet.sequences import SliceSequence
 from limnet.simulated_user import error_click, first_clicks
@@ -155,16 +155,16 @@ def propagation_step(
     options = options or PropagationTraining()
     size, length = batch.images.shape[:2]
     frames = normalise(batch.images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1))
-    features = [x.unflatten(0, (size, length)) for x in network.encode_key(frames)]
-    key, shrinkage, selection = (x.float() for x in features[:3])
-    f16, f8, f4 = features[3:]
+    parts = network.prepare(network.encode_key(frames))
+    parts = [x.unflatten(0, (size, length)) for x in parts]
+    key, shrinkage, selection = (x.float() for x in parts[:3])
     frames = frames.unflatten(0, (size, length))
     targets = batch.targets.to(frames)[:, :, None]
     hidden = network.config.hidden_dim
-    sensory = frames.new_zeros(size, hidden, *f16.shape[-2:])
+    sensory = frames.new_zeros(size, hidden, *key.shape[-2:])
     others = torch.zeros_like(targets[:, 0])
     value, sensory = network.encode_value(
-        frames[:, 0], f16[:, 0], sensory, targets[:, 0], others, update_sensory=True
+        frames[:, 0], _slice(parts, 0), sensory, targets[:, 0], others, update_sensory=True
     )
     values, losses = [value], []
     for index in range(1, length):
@@ -180,26 +180,26 @@ def propagation_step(
                 )
             )
         memory = torch.stack([values[i] for i in chosen], dim=2).flatten(2)
-        readout = (memory @ weights).unflatten(2, f16.shape[-2:])
+        readout = (memory @ weights).unflatten(2, key.shape[-2:])
         last = index == length - 1
         deep = not last and rng.random() < options.deep_update_share
-        logits, sensory = network.decode(
-            f16[:, index],
-            f8[:, index],
-            f4[:, index],
-            readout,
-            sensory,
-            update_sensory=not deep and not last,
-        )
+        seen = _slice(parts, index)
+        update = not deep and not last
+        logits, sensory = network.decode(seen, readout, sensory, update_sensory=update)
         aggregated = aggregate(logits.float().sigmoid())
         losses.append(_mask_loss(aggregated, targets[:, index]))
         if not last:
             mask = aggregated.softmax(dim=1)[:, 1:]
             value, sensory = network.encode_value(
-                frames[:, index], f16[:, index], sensory, mask, others, update_sensory=deep
+                frames[:, index], seen, sensory, mask, others, update_sensory=deep
             )
             values.append(value)
     return torch.stack(losses).mean()
+
+
+def _slice(parts: list[Tensor], index: int) -> SliceParts:
+    """Of every sequence the parts of one slice."""
+    return SliceParts(*(part[:, index] for part in parts))
 
 
 def _references(index: int, rng: np.random.Generator, options: PropagationTraining) -> list[int]:

@@ -7,7 +7,12 @@ from torch.nn import functional
 
 from limnet.networks.checkpoints import LimNet
 from limnet.networks.click_net import ClickLogits, ClickNet
-from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
+from limnet.networks.propagation_net import (
+    KeyFeatures,
+    PropagationNet,
+    PropagationNetConfig,
+    SliceParts,
+)
 from limnet.networks.quality_net import QualityNet
 from limnet.volume import Volume
 
@@ -42,11 +47,14 @@ class Brighter(PropagationNet):
         brightness = images[:, :1] * 0.229 + 0.485
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
 
-    def encode_value(self, images, f16, sensory, mask, others, *, update_sensory):
-        return f16, sensory
+    def prepare(self, features):
+        return SliceParts(*features[:4], *features[3:])
 
-    def decode(self, f16, f8, f4, readout, sensory, *, update_sensory):
-        return 1000 * (functional.pixel_shuffle(f4, 4) - self.level), sensory
+    def encode_value(self, images, parts, sensory, mask, others, *, update_sensory):
+        return parts.value16, sensory
+
+    def decode(self, parts, readout, sensory, *, update_sensory):
+        return 1000 * (functional.pixel_shuffle(parts.decoder4, 4) - self.level), sensory
 
 
 class Prefers(QualityNet):

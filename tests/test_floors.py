@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
-    {"whole_files", "peak_memory"},
+    {"whole_files", "peak_memory", "packed_masks"},
     {
         "networks",
         "volume",
@@ -39,7 +39,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     },
     {"propagation", "datasets", "rounds", "protocols"},
     {"sequences"},
-    {"mask_propagation"},
+    {"mask_propagation", "filling"},
     {"session"},
     {"mask_pairs", "annotation", "slice_provenance"},
     {"training", "evaluation", "model_card", "journal", "export", "comparators"},
@@ -115,7 +115,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 21000, lines
+    assert sum(lines.values()) <= 22000, lines
 
 
 @pytest.mark.parametrize(

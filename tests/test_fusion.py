@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
-from limnet.fusion import crop_to_masks, fuse_rounds
+from limnet import fusion
+from limnet.fusion import crop_to_masks, fuse_packed, fuse_rounds
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
+from limnet.packed_masks import PackedMasks
 
 
 def prefers(*previous_better):
@@ -99,11 +102,42 @@ def test_the_batch_size_does_not_change_the_result(batch_size, generator):  # Eq
     assert fused[:, 0, 0].tolist() == [True, False, True, False, True]
 
 
+def packed(masks):
+    return PackedMasks.pack(masks.numpy())
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_packed_masks_are_fused_as_whole_arrays_are(batch_size, generator):
+    images, previous, current = random_rounds(5, generator)
+    previous[3] = current[3]
+    network, how = quality_net(), {"threshold": 0.45, "batch_size": batch_size}
+    fused, better = fuse_rounds(network, images.__getitem__, previous, current, **how)
+    both = packed(previous), packed(current)
+    fused_too, better_too = fuse_packed(network, images.__getitem__, *both, **how)
+    assert np.array_equal(fused_too, fused) and better_too.tolist() == better.tolist()
+
+
+def test_what_the_user_has_given_is_not_asked_about():
+    slices, both = Slices(), [packed(each) for each in rounds(4)]
+    fused, better = fuse_packed(prefers(0.9, 0.8), slices, *both, given={1: None, 2: None})
+    assert slices.asked == [[0, 3]] and fused.areas.tolist() == [16, 0, 0, 16]
+    assert better.tolist() == pytest.approx([0.9, 0.5, 0.5, 0.8])
+
+
+def test_of_large_slices_fewer_are_compared_at_once(monkeypatch):
+    monkeypatch.setattr(fusion, "MOST_PIXELS", 40)  # two slices of 16
+    slices, both = Slices(), [packed(each) for each in rounds(3)]
+    fuse_packed(prefers(0.9, 0.1, 0.8), slices, *both)
+    assert slices.asked == [[0, 1], [2]]
+
+
 def test_rounds_of_different_volumes_are_refused():
     previous, _ = rounds(3)
     _, current = rounds(2)
     with pytest.raises(Exception, match="slices"):
         fuse_rounds(prefers(0.5, 0.5, 0.5), Slices(), previous, current)
+    with pytest.raises(ValueError, match=r"same slices, got \(3, 4, 4\) and \(2, 4, 4\)"):
+        fuse_packed(prefers(), Slices(), packed(previous), packed(current))
 
 
 def box(rows, columns, size=(200, 240)):

@@ -19,8 +19,10 @@ from fakes import fakes, ramp
 from limnet.annotation import Annotation
 from limnet.journal import Journal, Recording, journal_path, read_journal, replay
 from limnet.journal import journal as journal_module
+from limnet.journal.lines import _open as open_line
 from limnet.journal.lines import seal
 from limnet.networks.checkpoints import LimNet
+from limnet.packed_masks import PackedMasks
 from limnet.volume import Volume
 
 MASK = np.eye(3, 4, dtype=bool)
@@ -142,9 +144,50 @@ def test_every_kind_of_value_comes_back(path):
         assert_same(journal.actions, actions)
         kinds = [journal.actions[4]["round"][key].dtype for key in ("masks", "previous_better")]
         assert kinds == [bool, np.float32]
-        assert journal.actions[3]["masks"].flags.writeable
+        assert isinstance(journal.actions[3]["masks"], PackedMasks)
         assert journal.notices == []
     assert_same(read_journal(path)[1], actions)
+
+
+@pytest.mark.parametrize("slices", [1, 7, 8, 19])
+def test_masks_of_a_volume_are_written_as_ever_and_read_packed(slices):
+    shape = [slices, 3, 5]  # a slice is no whole number of bytes
+    masks = np.random.default_rng(slices).random(shape) < 0.3
+    for each in (masks, PackedMasks.pack(masks)):
+        line, checksum = seal({"n": 1, "action": "start_from", "masks": each}, 7, shape)
+        packed = json.loads(line)["masks"]
+        assert packed["shape"] == shape
+        assert zlib.decompress(base64.b64decode(packed["bits"])) == np.packbits(masks).tobytes()
+        values, again = open_line(line, 7, shape)
+        assert checksum == again and isinstance(values["masks"], PackedMasks)
+        assert np.array_equal(values["masks"], masks)
+
+
+@pytest.mark.parametrize("change", [-1, 1, 1000])
+def test_masks_of_a_volume_with_too_few_or_too_many_bytes_are_damage(change, path):
+    data = bytes(3 + change)  # three for 2 x 3 x 4 pixels
+    bits = base64.b64encode(zlib.compress(data)).decode()
+    with open_journal(path) as journal:
+        journal.append(UNDO | {"masks": {"bits": bits, "shape": [2, 3, 4]}})
+    _, actions, damage = read_journal(path)
+    assert actions == () and damage.startswith("line 2")
+
+
+def test_masks_larger_than_one_read_come_back():
+    shape = [40, 300, 300]
+    masks = np.random.default_rng(0).random(shape) < 0.5  # which cannot be compressed
+    line, _ = seal({"n": 1, "action": "start_from", "masks": masks}, 0, shape)
+    assert np.array_equal(open_line(line, 0, shape)[0]["masks"], masks)
+
+
+def test_a_journal_begun_with_a_digest_of_all_voxels_is_continued(path, monkeypatch):
+    written(path, UNDO)
+    monkeypatch.setattr("limnet.volume.volume.LARGE", 10)
+    assert volume().digest != read_journal(path)[0]["image_sha256"]
+    with open_journal(path) as journal:
+        assert journal.actions == (UNDO,)
+    with pytest.raises(ValueError, match="image_sha256 is"):
+        open_journal(path, first=1)
 
 
 def test_numbers_of_numpy_become_plain_ones(path):

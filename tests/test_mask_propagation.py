@@ -5,9 +5,11 @@ import pytest
 import torch
 from fakes import Brighter
 
+from limnet import mask_propagation
 from limnet.close_up import CloseUp
-from limnet.mask_propagation import propagate_masks
+from limnet.mask_propagation import close_up
 from limnet.networks.propagation_net import PropagationNetConfig
+from limnet.propagation import PropagationOptions
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
 
@@ -15,13 +17,19 @@ SHAPE = (5, 64, 96)
 SPOT = (slice(20, 28), slice(40, 48))
 
 
+def propagate_masks(*arguments, **options):
+    """With the masks unpacked."""
+    masks, errors = mask_propagation.propagate_masks(*arguments, **options)
+    return np.asarray(masks), errors
+
+
 class Unsure(Brighter):
     """Says the same of every pixel."""
 
     logit = 0.5
 
-    def decode(self, f16, f8, f4, readout, sensory, *, update_sensory):
-        height, width = (16 * side for side in f16.shape[2:])
+    def decode(self, parts, readout, sensory, *, update_sensory):
+        height, width = (16 * side for side in parts.key.shape[2:])
         return torch.full((1, 1, height, width), self.logit), sensory
 
 
@@ -144,3 +152,30 @@ def test_with_empty_masks_only_the_whole_slices_are_seen():
 def test_a_prompt_slice_without_a_mask_is_refused():
     with pytest.raises(ValueError, match="have a mask"):
         propagate_masks(*on(spots()), {2: spot()}, 3)
+
+
+def test_where_a_pass_ended_is_told():
+    images = np.zeros((12, 64, 96), dtype=np.float32)
+    images[4:7, *SPOT] = 1
+    ends, done = [], []
+    options = PropagationOptions(end_after=2)
+    masks, _ = propagate_masks(
+        *on(images),
+        {5: spot()},
+        5,
+        options,
+        ended=ends.append,
+        progress=lambda *counted: done.append(counted),
+    )
+    assert ends == [2, 8] and done[-1] == (12, 12)
+    assert masks.any(axis=(1, 2)).nonzero()[0].tolist() == [4, 5, 6]
+
+
+def test_a_close_up_can_be_asked_for_or_refused():
+    for trained, asked, expected in ((0, True, (13, 13)), (48, False, (32, 48))):
+        network, features = on(spots(), close_up_size=trained)
+        options = PropagationOptions(close_up=asked)
+        inside = close_up(network, features, {2: spot()}, options)
+        assert inside.frame.size == expected or asked
+        assert (inside is features) == (not asked)
+    assert inside.frame.size == (32, 48)

@@ -30,9 +30,9 @@ def test_reading_is_a_weighted_sum_of_what_was_memorized(generator):
     readout = memory.read(key, selection)
     tokens = memory.tokens
     for row, column in [(0, 0), (1, 2)]:
-        squares = (tokens.key - key[:, row, column, None]).square()
-        scores = -tokens.shrinkage[0] * (selection[:, row, column, None] * squares).sum(0) / 2
-        expected = tokens.value @ scores.softmax(0)
+        squares = (tokens.key - key[:, row, column]).square()
+        scores = -tokens.shrinkage[:, 0] * (selection[:, row, column] * squares).sum(1) / 2
+        expected = scores.softmax(0) @ tokens.value
         torch.testing.assert_close(readout[:, row, column], expected)
 
 
@@ -51,11 +51,11 @@ def test_the_first_slice_and_kept_slices_survive_every_consolidation(generator):
     seen = []
     for index in range(20):
         slice_columns = columns(generator)
-        seen.append(slice_columns[3].flatten(1))
+        seen.append(slice_columns[3].flatten(1).T)
         memory.memorize(*slice_columns, keep=index == 2)
     start = memory.long_tokens
-    torch.testing.assert_close(memory.tokens.value[:, start : start + 6], seen[0])
-    torch.testing.assert_close(memory.tokens.value[:, start + 6 : start + 12], seen[2])
+    torch.testing.assert_close(memory.tokens.value[start : start + 6], seen[0])
+    torch.testing.assert_close(memory.tokens.value[start + 6 : start + 12], seen[2])
 
 
 def test_long_term_memory_never_exceeds_its_capacity(generator):
@@ -68,15 +68,15 @@ def test_long_term_memory_never_exceeds_its_capacity(generator):
 
 def test_a_full_long_term_memory_that_just_fits_loses_nothing(generator):
     memory = Memory(MemoryConfig(num_prototypes=4, max_long_tokens=12))
-    long = new_tokens(*(torch.rand(channels, 8, generator=generator) for channels in (4, 1, 4, 5)))
+    long = new_tokens(*(torch.rand(8, channels, generator=generator) for channels in (4, 1, 4, 5)))
     assert len(memory._remembered(long)) == 8  # the official code fails here
 
 
 def test_the_least_used_tokens_leave_first(generator):
     memory = Memory(MemoryConfig(num_prototypes=2, max_long_tokens=5))
-    long = new_tokens(*(torch.rand(channels, 5, generator=generator) for channels in (4, 1, 4, 5)))
-    long.usage = torch.tensor([[0.3, 0.1, 0.9, 0.2, 0.5]])
-    torch.testing.assert_close(memory._remembered(long).usage, torch.tensor([[0.3, 0.9, 0.5]]))
+    long = new_tokens(*(torch.rand(5, channels, generator=generator) for channels in (4, 1, 4, 5)))
+    long.usage = torch.tensor([0.3, 0.1, 0.9, 0.2, 0.5])
+    torch.testing.assert_close(memory._remembered(long).usage, torch.tensor([0.3, 0.9, 0.5]))
 
 
 def test_without_long_term_memory_every_slice_stays(generator):
@@ -89,20 +89,20 @@ def test_consolidation_agrees_with_xmem():
     expected = answers("xmem_memory_units")
     memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=3, num_prototypes=8))
     candidates = new_tokens(
-        normal("mu.mk", 1, 64, 150)[0],
-        1 + normal("mu.ms", 1, 1, 150)[0].square(),
-        normal("mu.ce", 1, 64, 150)[0].sigmoid(),
-        normal("mu.cv", 1, 512, 150)[0],
+        normal("mu.mk", 1, 64, 150)[0].T,
+        1 + normal("mu.ms", 1, 1, 150)[0].T.square(),
+        normal("mu.ce", 1, 64, 150)[0].T.sigmoid(),
+        normal("mu.cv", 1, 512, 150)[0].T,
     )
-    candidates.usage, candidates.age = uniform("mu.usage", 1, 1, 150)[0], torch.ones(1, 150)
-    around = new_tokens(*(torch.zeros(channels, 150) for channels in (64, 1, 64, 512)))
+    candidates.usage, candidates.age = uniform("mu.usage", 1, 1, 150)[0, 0], torch.ones(150)
+    around = new_tokens(*(torch.zeros(150, channels) for channels in (64, 1, 64, 512)))
     memory.tokens, memory.kept_tokens = around + candidates + around, 150
     memory._consolidate(150)
     prototypes = memory.tokens[: memory.long_tokens]
-    torch.testing.assert_close(prototypes.key, expected["proto_key"][0])
-    torch.testing.assert_close(prototypes.value, expected["proto_value"][0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(prototypes.key, expected["proto_key"][0].T)
+    torch.testing.assert_close(prototypes.value, expected["proto_value"][0].T, atol=1e-4, rtol=0)
     torch.testing.assert_close(
-        prototypes.shrinkage, expected["proto_shrinkage"][0, 0][None], atol=1e-4, rtol=0
+        prototypes.shrinkage, expected["proto_shrinkage"][0].T, atol=1e-4, rtol=0
     )
 
 
@@ -114,3 +114,13 @@ def test_reading_an_empty_memory_is_refused():
 def test_limits_that_cannot_hold_are_refused():
     with pytest.raises(ValueError, match="min_work_slices < max_work_slices"):
         MemoryConfig(min_work_slices=5, max_work_slices=5)
+
+
+@pytest.mark.parametrize("top_k", [3, 30])
+def test_a_sparse_read_is_the_dense_one(generator, top_k):
+    both = []
+    for dense in (False, True):
+        memory = filled(generator.manual_seed(0), 4, MemoryConfig(top_k=top_k, dense_read=dense))
+        query = [torch.rand(4, *SLICE, generator=generator) for _ in range(2)]
+        both.append((memory.read(*query), memory.tokens.usage))
+    torch.testing.assert_close(*both)

@@ -158,3 +158,12 @@ def test_slices_are_averaged_over_those_that_show_the_target():
     assert mean_slice_dice(target, mask) == pytest.approx((4 / 7 + 1) / 2)
     with pytest.raises(ValueError, match="shows the target"):
         mean_slice_dice(mask & False, mask)
+
+
+def test_surfaces_are_compared_where_tiny_numbers_are_flushed():
+    mask = np.ones((40, 40, 4), dtype=bool)  # SciPy's tree crashed on coordinates of zero
+    torch.set_flush_denormal(True)
+    try:
+        assert surface_dice(mask, mask, (3.0, 3.0, 3.0)) == 1
+    finally:
+        torch.set_flush_denormal(False)

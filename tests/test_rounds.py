@@ -15,7 +15,8 @@ def test_a_round_from_elsewhere_has_its_masks_and_no_doubt():
     masks = np.zeros((3, 2, 2), dtype=bool)
     masks[1] = True
     given = Round.given(masks)
-    assert given.masks is masks and given.propagated is masks and given.prompt_slice == 1
+    assert np.array_equal(given.masks, masks) and given.propagated is given.masks
+    assert given.prompt_slice == 1
     assert given.clicks == () and not given.kept_previous.any() and not given.expected_errors.any()
 
 
@@ -43,3 +44,13 @@ def test_a_slice_without_its_prompt_was_never_edited():
 def test_painted_slices_are_told_from_clicked_ones():
     state = State().with_prompt(1, prompt(0.9)).with_prompt(2, prompt(0.8, painted=True))
     assert state.painted == {2}
+
+
+def test_the_other_mask_of_a_slice_is_the_propagations_or_the_round_befores():
+    empty, full = np.zeros((3, 2, 2), dtype=bool), np.ones((3, 2, 2), dtype=bool)
+    before, last = Round.given(empty), Round.given(full)
+    once = last.with_other(1, before)
+    assert [mask.all() for mask in once.masks] == [True, False, True]
+    assert once.kept_previous.tolist() == [False, True, False]
+    assert [mask.all() for mask in once.with_other(1, before).masks] == [True, True, True]
+    assert np.array_equal(last.masks, full)  # the one before is as it was

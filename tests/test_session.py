@@ -1,11 +1,17 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from fakes import SHAPE, fakes, ramp
 
 from limnet.clicks import Box, Click
+from limnet.fusion import fuse_rounds
 from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.session import Session
 from limnet.volume import Volume
@@ -357,6 +363,92 @@ def test_masks_from_elsewhere_are_a_round_to_go_on_from():
     assert session.add_click(Click(1, 20, 40))[4:8, 4:8].all()
     with pytest.raises(ValueError, match=r"bool of shape \(5, 32, 48\)"):
         session.start_from(masks[1:])
+
+
+def test_masks_that_were_started_from_are_the_sessions_own():
+    masks, session = np.ones(SHAPE, dtype=bool), new_session()
+    session.start_from(masks)
+    masks[...] = False
+    assert session.masks.all()
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_fusion_is_that_of_whole_arrays(threshold):
+    session = new_session(previous_better=0.5, threshold=threshold)
+    session.add_click(Click(2, 16, 10))
+    previous = painted(session, 0.5).propagate()
+    session.add_click(Click(0, 16, 10))
+    closed = painted(session, 0.25).propagate()
+    both = (torch.from_numpy(np.asarray(each)) for each in (previous.masks, closed.propagated))
+    images = lambda indices: torch.from_numpy(session.volume.rgb(indices))  # noqa: E731 (one use)
+    quality_net = session.networks.quality_net
+    masks, previous_better = fuse_rounds(quality_net, images, *both, threshold=threshold)
+    others = [1, 3, 4]  # on which the user has not decided
+    assert np.array_equal(closed.masks[others], masks[others])
+    assert closed.previous_better[others].tolist() == previous_better[others].tolist()
+    assert (
+        closed.kept_previous.tolist() == [False, threshold < 0.5] + [False] + [threshold < 0.5] * 2
+    )
+
+
+def test_rounds_share_the_slices_that_fusion_kept():
+    session = new_session(previous_better=0.75)
+    session.add_click(Click(2, 16, 10))
+    first = painted(session, 0.5).propagate()
+    session.add_click(Click(0, 16, 10))
+    second = painted(session, 0.25).propagate()
+    assert second.masks.slices[4] is first.masks.slices[4]
+    assert second.masks.slices[0] is second.propagated.slices[0]
+
+
+def test_a_session_on_a_volume_in_its_file_is_as_in_memory(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(ramp().images.T, np.diag([-1, -1, 1, 1])), tmp_path / "i.nii")
+    masks = []
+    for in_memory in (True, False):
+        volume = Volume.read(tmp_path / "i.nii", window=(0, 1), in_memory=in_memory)
+        session = painted(Session(volume, fakes(previous_better=0.75)), 0.5)
+        for click in (Click(2, 16, 10), Click(0, 16, 10)):
+            session.add_click(click)
+            session.propagate()
+        masks.append(session.masks)
+        session.save(tmp_path / "mask.nii")
+        assert np.array_equal(volume.read_labels(tmp_path / "mask.nii"), session.masks)
+    assert masks[0].any() and np.array_equal(*masks)
+
+
+MEMORY = """
+import sys
+import numpy as np
+from fakes import fakes
+from limnet.clicks import Click
+from limnet.peak_memory import peak_memory
+from limnet.session import Session
+from limnet.volume import Volume
+
+slices = int(sys.argv[1])
+images = np.empty((slices, 256, 256), dtype=np.int16)
+images[...] = np.arange(256)
+session = Session(Volume.from_array(images, window=(0, 256)), fakes(previous_better=0.75))
+for number in range(3):
+    session.networks.propagation_net.level = 0.5 - 0.1 * number
+    session.add_click(Click(number, 128, 100))
+    session.propagate()
+print(peak_memory())
+"""
+
+
+def test_a_round_of_a_long_volume_costs_little_beside_the_volume():
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent), *sys.path])
+    peaks = []
+    for slices in (100, 400):
+        command = [sys.executable, "-c", MEMORY, str(slices)]
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        peaks.append(int(done.stdout))
+    volume, masks = 300 * 256 * 256 * 2, 300 * 256 * 256  # bytes that the longer one has more
+    # the masks as propagation makes them, once; a bit a pixel of all rounds; features of the fakes
+    assert peaks[1] - peaks[0] < volume + 2.5 * masks
 
 
 def test_the_user_overrules_fusion_on_a_slice():

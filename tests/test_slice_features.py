@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,13 @@ from torch.nn import functional
 
 from limnet.close_up import CloseUp
 from limnet.networks.normalisation import normalise
-from limnet.networks.propagation_net import KeyFeatures, PropagationNet, PropagationNetConfig
-from limnet.slice_features import KEPT_PARTS, Frame, SliceFeatures, symmetric_padding
+from limnet.networks.propagation_net import (
+    KeyFeatures,
+    PropagationNet,
+    PropagationNetConfig,
+    SliceParts,
+)
+from limnet.slice_features import Frame, SliceFeatures, symmetric_padding
 from limnet.volume import Volume
 
 
@@ -24,6 +31,9 @@ class Counts(PropagationNet):
         self.encoded += len(images)
         one = images.new_ones(1, 1, 1, 1)
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(images, 4))
+
+    def prepare(self, features):
+        return SliceParts(*features[:4], *features[3:])
 
 
 @pytest.fixture
@@ -57,7 +67,7 @@ def test_a_slice_is_padded_with_zeros_after_normalisation():
 
 def test_the_least_recently_used_slice_leaves_when_the_bytes_are_spent(volume):
     one = features(volume)[0].num_bytes
-    assert one == 2 * 3 * 32 * 48 * 4 + 5 * 4  # slice, features of the same size, five ones
+    assert one == 2 * 3 * 32 * 48 * 4 + 6 * 4  # slice, parts of the same size, six ones
     shared = features(volume, max_bytes=2 * one)
     for index in (0, 1, 0, 2):  # 1 has not been used for longest
         shared[index]
@@ -140,19 +150,40 @@ def test_a_part_of_the_slices_is_seen_at_its_own_size():
         torch.from_numpy(images[None, [1], 10:26, 20:36]), (32, 32), mode="bilinear"
     )
     torch.testing.assert_close(close.images([1])[:, :1], expected)
-    assert features.within(part, 32) is close and features.within(part, 16) is not close
+    assert features.within(part, 32)[1] is close[1] and features.within(part, 16)[1] is not close[1]
 
 
-def test_only_the_last_few_parts_are_kept():
-    features = SliceFeatures(
-        Volume.from_array(np.zeros((2, 40, 60), np.float32), window=(0, 1)),
-        Counts(),
-        working_size=32,
+def test_a_part_without_a_size_of_its_own_is_as_large_as_it_is_on_the_whole_slice(volume):
+    shared = SliceFeatures(volume, Counts(), working_size=64)  # twice the slices' 32 pixels
+    assert shared.within(CloseUp(8, 16, 8, 16))[0].frame.shape == (1, 3, 16, 16)
+
+
+def test_whole_slices_and_parts_share_one_budget(volume):
+    one = features(volume)[0].num_bytes
+    shared = features(volume, max_bytes=2 * one)
+    part = shared.within(CloseUp(0, 32, 0, 32), 32)
+    for index in range(5):
+        shared[index], part[index]
+    assert shared.kept is part.kept and shared.kept.num_bytes <= 2 * one
+    assert 4 in shared and 4 in part and 0 not in shared
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_features_stored_in_sixteen_bits_take_half_and_keep_their_keys(volume, dtype):
+    small, full = features(volume, stored_as=dtype)[0], features(volume)[0]
+    assert small.parts.decoder4.dtype == dtype and small.parts.key.dtype == torch.float32
+    assert small.num_bytes < 0.8 * full.num_bytes and torch.equal(small.frame, full.frame)
+    torch.testing.assert_close(
+        small.parts.decoder4.float(), full.parts.decoder4, rtol=1e-2, atol=1e-2
     )
-    first = features.within(CloseUp(0, 9, 0, 9), 16)
-    for end in range(10, 10 + KEPT_PARTS):
-        features.within(CloseUp(0, end, 0, end), 16)
-    assert features.within(CloseUp(0, 9, 0, 9), 16) is not first
+
+
+def test_threads_fill_and_read_the_same_features(volume):
+    shared = features(volume, max_bytes=3 * features(volume)[0].num_bytes)
+    with ThreadPoolExecutor(4) as threads:
+        seen = list(threads.map(lambda number: shared[number % 5].frame, range(400)))
+    assert all(torch.equal(frame, seen[number % 5]) for number, frame in enumerate(seen))
+    assert shared.kept.num_bytes <= shared.kept.max_bytes
 
 
 def test_a_network_of_grey_slices_sees_the_mean_of_the_colours():

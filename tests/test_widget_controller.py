@@ -1,11 +1,13 @@
 import threading
 
+import nibabel
 import numpy as np
 import pytest
 from fakes import SHAPE, fakes, ramp
 
 from limnet.annotation import Annotation
 from limnet.clicks import Click
+from limnet.volume import Volume
 from limnet.widget.controller import LEFT, MIDDLE, RIGHT, Controller
 from limnet.widget.keys import KEYS, press_key
 
@@ -269,6 +271,35 @@ def test_a_propagation_that_fails_says_why():
     assert made.is_error and "Propagation failed" in made.message
 
 
+def test_where_propagation_ended_before_the_volume_is_said():
+    made = controller()
+    click(made, 16, 10)
+    session, ends = made.object.session, [3, 1]
+    propagated = session.propagated
+
+    def ended_early(progress, arrived, ended):
+        for slice_index in ends:
+            ended(slice_index)
+        return propagated(progress, arrived)
+
+    session.propagated = ended_early
+    made.propagate()
+    made.wait()
+    assert "Nothing was looked for beyond slice 1 and 3" in made.message
+
+
+def test_after_a_click_the_features_that_propagation_needs_are_filled():
+    made = controller()
+    assert made.annotation.networks.propagation_net.encoded == 0
+    click(made, 16, 10)
+    made.filling.wait(10)
+    slices = len(made.annotation.volume.images)
+    assert made.annotation.networks.propagation_net.encoded == slices
+    made.propagate()
+    made.wait()
+    assert made.annotation.networks.propagation_net.encoded == slices
+
+
 def test_without_anything_new_nothing_is_propagated():
     made = controller()
     made.propagate()
@@ -332,3 +363,29 @@ def test_the_reading_tells_voxel_millimetres_and_intensity():
     made.look.look_at(0, 3, 24)
     assert made.look.reading() == "slice 2, row 3, column 24 · R -24.0, A -3.0, S 2.0 mm · 0.5"
     assert made.look.image(0).shape == SHAPE[1:]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_a_volume_in_its_file_looks_as_in_memory(dtype, tmp_path):
+    images = (np.arange(5 * 32 * 48) % 251).reshape(SHAPE).astype(dtype)
+    nibabel.save(nibabel.Nifti1Image(images.T, np.diag([-1, -1, 1, 1])), tmp_path / "image.nii")
+    looks = []
+    for in_memory in (True, False):
+        volume = Volume.read(tmp_path / "image.nii", window=(0, 250), in_memory=in_memory)
+        looks.append(Controller(Annotation(volume, fakes())).look)
+    for axis in range(3):
+        images = [look.image(axis) for look in looks]
+        assert np.array_equal(*images) and images[0].shape == looks[0].planes[axis].shape
+    assert looks[0].reading() == looks[1].reading()
+
+
+def test_masks_across_the_slices_are_those_of_the_slices():
+    made, gate = running()
+    gate.until_finished()
+    made.post = lambda call: call()
+    click(made, 30, 2)  # on slice 2, after the round
+    masks = made.object.session.masks
+    for axis in (1, 2):
+        plane, index = made.look.planes[axis], made.look.index(axis)
+        assert np.array_equal(made.mask(made.object, axis), plane.image(masks, index))
+    assert made.mask(made.object, 2).any()

@@ -166,7 +166,7 @@ def in_cube(volume: Volume, cube: Affine, click: Click) -> Float[np.ndarray, " 3
 
 def cube_of(volume: Volume, cube: Affine) -> Float32[np.ndarray, "side side side"]:
     """Normalised grey values of the cube; 0 before that beyond the volume, as TorchIO pads."""
-    images = volume.images.astype(np.float32)
+    images = np.asarray(volume.images, dtype=np.float32)
     if images.ndim == 4:
         images = images.mean(axis=-1)
     if volume.modality == "CT":

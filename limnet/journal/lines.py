@@ -6,6 +6,7 @@ A line that was cut off, changed, removed or moved is seen, and nothing from the
 import base64
 import json
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from math import isfinite, prod
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from limnet.packed_masks import PackedMask, PackedMasks
+
 VERSION = 1
 START = b'{"limnet_journal":'
 CHECKSUM = b',"crc":"%08x"}\n'  # CRC-32 of what stands before the checksums of all lines so far
 CHECKSUM_LENGTH = len(CHECKSUM % 0)
 LONGEST_HEADER = 2**16  # bytes: more than any file name needs
-MOST_VOXELS = 2**32  # files are not trusted, and masks need memory
+MOST_VOXELS = 2**35  # files are not trusted, and masks need memory, a bit a voxel
+SLICES_AT_ONCE = 8  # of masks: eight of any size are whole bytes
 MOST_THREADS = 1024
 OWN_KEYS = {"n", "utc", "crc"}  # of a line; the others are the action's
 HEADER_TYPES = {
@@ -157,19 +161,30 @@ def _read_action(values: Any, number: int) -> Action:
 def _pack(value: Any, shape: list[int] | None) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    is_array = isinstance(value, np.ndarray) and value.dtype in (np.bool_, np.float32)
-    if not is_array or list(value.shape) not in _shapes(shape):
-        got = f"{value.dtype} of {value.shape}" if isinstance(value, np.ndarray) else type(value)
+    is_array = isinstance(value, np.ndarray | PackedMasks)
+    is_known = is_array and value.dtype in (np.bool_, np.float32)
+    if not is_known or list(value.shape) not in _shapes(shape):
+        got = f"{value.dtype} of {value.shape}" if is_array else type(value)
         raise ValueError(
             f"an array must be bool or float32 and have one of the shapes {_shapes(shape)}, got"
             f" {got}"
         )
-    if value.dtype == np.bool_:
-        name, data = "bits", np.packbits(value).tobytes()
-    else:
-        name, data = "float32", value.astype("<f4").tobytes()
-    text = base64.b64encode(zlib.compress(data, level=1)).decode("ascii")
+    name = "bits" if value.dtype == np.bool_ else "float32"
+    stream = zlib.compressobj(level=1)
+    packed = [stream.compress(part) for part in _parts(value)]
+    text = base64.b64encode(b"".join([*packed, stream.flush()])).decode("ascii")
     return {name: text, "shape": list(value.shape)}
+
+
+def _parts(value: np.ndarray | PackedMasks) -> Iterator[bytes]:
+    """The bytes of an array, of masks of the volume a few slices at a time."""
+    if value.dtype == np.float32:
+        yield value.astype("<f4").tobytes()
+    elif len(value.shape) < 3:
+        yield np.packbits(value).tobytes()
+    else:
+        for first in range(0, len(value), SLICES_AT_ONCE):
+            yield np.packbits(value[first : first + SLICES_AT_ONCE]).tobytes()
 
 
 def _unpack(values: dict[str, Any], shape: list[int]) -> Any:
@@ -179,15 +194,40 @@ def _unpack(values: dict[str, Any], shape: list[int]) -> Any:
         return values
     shapes = _shapes(shape)
     size = shapes[shapes.index(values["shape"])]
-    needed = -(-prod(size) // 8) if name == "bits" else 4 * prod(size)
-    stream = zlib.decompressobj()
-    data = stream.decompress(base64.b64decode(values[name], validate=True), needed + 1)
-    if len(data) != needed or not stream.eof or stream.unused_data:
-        raise ValueError(f"an array of shape {size} must have {needed} bytes")
+    data = base64.b64decode(values[name], validate=True)
     if name == "float32":
-        return np.frombuffer(data, "<f4").astype(np.float32).reshape(size)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=prod(size))
-    return bits.view(np.bool_).reshape(size)
+        [numbers] = _inflated(data, [4 * prod(size)])
+        return np.frombuffer(numbers, "<f4").astype(np.float32).reshape(size)
+    if len(size) < 3:
+        [bits] = _inflated(data, [-(-prod(size) // 8)])
+        return _unpacked_bits(bits, size)
+    counts = [min(SLICES_AT_ONCE, size[0] - first) for first in range(0, size[0], SLICES_AT_ONCE)]
+    sizes = [[count, *size[1:]] for count in counts]
+    parts = _inflated(data, [-(-prod(each) // 8) for each in sizes])
+    slices = (
+        PackedMask.pack(mask)
+        for each, bits in zip(sizes, parts, strict=True)
+        for mask in _unpacked_bits(bits, each)
+    )
+    return PackedMasks(tuple(slices), tuple(size[1:]))
+
+
+def _inflated(data: bytes, lengths: list[int]) -> Iterator[bytes]:
+    """Decompressed parts of these lengths, which must be all there is."""
+    stream = zlib.decompressobj()
+    for length in lengths:
+        part = stream.decompress(data, length)
+        if len(part) != length:
+            raise ValueError(f"an array must have {sum(lengths)} bytes")
+        data = stream.unconsumed_tail
+        yield part
+    if stream.decompress(data, 1) or not stream.eof or stream.unused_data:
+        raise ValueError(f"an array must have {sum(lengths)} bytes and no more")
+
+
+def _unpacked_bits(bits: bytes, size: list[int]) -> np.ndarray:
+    flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=prod(size))
+    return flat.view(np.bool_).reshape(size)
 
 
 def _shapes(shape: list[int] | None) -> list[list[int]]:

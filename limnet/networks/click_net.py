@@ -69,10 +69,11 @@ class ClickNet(nn.Module):
             click_maps: disks of the positive and of the negative clicks.
             previous: probability of the previous mask, zeros before the first click.
         """
-        maps = torch.cat([previous, click_maps], dim=1)
-        images, size = normalise(images, colour=self.config.colour), images.shape[-2:]
+        dtype, size = self.maps_scale.dtype, images.shape[-2:]
+        maps = torch.cat([previous, click_maps], dim=1).to(dtype)
+        images = normalise(images, colour=self.config.colour).to(dtype)
         head, stem = self.hrnet(images, self.maps_transform(maps) * self.maps_scale.abs())
         mask, auxiliary = (resize(logits, size) for logits in (head.mask, head.auxiliary))
         if self.detail is not None:
             mask = mask + self.detail(head.context, stem, torch.cat([images, maps], dim=1))
-        return ClickLogits(mask, auxiliary)
+        return ClickLogits(mask.float(), auxiliary.float())

@@ -170,7 +170,7 @@ class OCRHead(nn.Module):
         # the convolution of [context, features] in two halves: the first is the same everywhere
         join, *activation = self.join
         of_context, of_features = join.weight.chunk(2, dim=1)
-        joined = F.conv2d(features, of_features) + F.conv2d(context, of_context)
+        joined = F.conv2d(features, of_features, join.bias) + F.conv2d(context, of_context)
         for layer in activation:
             joined = layer(joined)
         return HeadOutput(self.classify(self.dropout(joined)), auxiliary, joined)

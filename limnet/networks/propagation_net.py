@@ -25,6 +25,8 @@ F16 = Float[Tensor, "batch channels16 height16 width16"]
 F8 = Float[Tensor, "batch channels8 height8 width8"]
 F4 = Float[Tensor, "batch channels4 height4 width4"]
 Features = Float[Tensor, "batch channels height width"]
+# both convolutions of a plain block, one after the other, summed over its first channels only
+Begun = Float[Tensor, "batch twice_out_channels height width"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,18 @@ class KeyFeatures(NamedTuple):
     f4: F4
 
 
+class SliceParts(NamedTuple):
+    """All that the network needs of a slice beside the slice, and that no mask changes."""
+
+    key: Float[Tensor, "batch key_dim height16 width16"]
+    shrinkage: Float[Tensor, "batch 1 height16 width16"]
+    selection: Float[Tensor, "batch key_dim height16 width16"]
+    value16: Begun  # for the fuser of the value encoder
+    decoder16: Begun  # for that of the decoder
+    decoder8: Float[Tensor, "batch value_dim height8 width8"]  # its skips
+    decoder4: Float[Tensor, "batch decoder_channels height4 width4"]
+
+
 class PropagationNet(nn.Module):
     """Key encoder, value encoder and decoder; what they remember is the caller's."""
 
@@ -79,6 +93,11 @@ class PropagationNet(nn.Module):
             for gate in (self.value_gate, self.decoder.gate):
                 nn.init.xavier_normal_(gate.transform.weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and features; keys are float32 always."""
+        return self.key_projection.weight.dtype
+
     def encode_key(self, images: Images) -> KeyFeatures:
         """Keys and features of ImageNet-normalised slices.
 
@@ -86,20 +105,37 @@ class PropagationNet(nn.Module):
             ValueError: height or width is not a multiple of 16.
         """
         _check_size(images)
-        f4, f8, f16 = self.key_encoder(images)
+        f4, f8, f16 = self.key_encoder(images.to(self.dtype))
+        # similarities are differences of near squares, which bfloat16 would lose (as in XMem)
         return KeyFeatures(
-            key=self.key_projection(f16),
-            shrinkage=self.shrinkage_projection(f16).square() + 1,
-            selection=self.selection_projection(f16).sigmoid(),
+            key=self.key_projection(f16).float(),
+            shrinkage=self.shrinkage_projection(f16).float().square() + 1,
+            selection=self.selection_projection(f16).float().sigmoid(),
             f16=f16,
             f8=f8,
             f4=f4,
         )
 
+    def prepare(self, features: KeyFeatures) -> SliceParts:
+        """Begin the work of value encoder and decoder: at XMem's size four tenths of it.
+
+        Their first convolutions are sums over channels, of which the slice's own come first.
+        """
+        key, shrinkage, selection, f16, f8, f4 = features
+        return SliceParts(
+            key,
+            shrinkage,
+            selection,
+            value16=self.value_fuser.block1.begin(f16),
+            decoder16=self.decoder.fuser.block1.begin(f16),
+            decoder8=self.decoder.skip8(f8),
+            decoder4=self.decoder.skip4(f4),
+        )
+
     def encode_value(
         self,
         images: Images,
-        f16: F16,
+        parts: SliceParts,
         sensory: Sensory,
         mask: Maps,
         others: Maps,
@@ -110,6 +146,7 @@ class PropagationNet(nn.Module):
 
         Args:
             images: ImageNet-normalised.
+            parts: what `prepare` gave for them.
             mask: probability of the object.
             others: sum of the probabilities of the other objects.
             update_sensory: False hands `sensory` back as it came.
@@ -118,15 +155,18 @@ class PropagationNet(nn.Module):
             ValueError: height or width is not a multiple of 16.
         """
         _check_size(images)
-        features = self.value_encoder(torch.cat([images, mask, others], dim=1))[-1]
-        value = self.value_fuser(torch.cat([f16, features], dim=1))
+        seen = torch.cat([images, mask, others], dim=1).to(self.dtype)
+        features = self.value_encoder(seen)[-1]
+        value = self.value_fuser(parts.value16, features)
+        sensory = sensory.to(self.dtype)
         return value, self.value_gate(value, sensory) if update_sensory else sensory
 
     def decode(
-        self, f16: F16, f8: F8, f4: F4, readout: Value, sensory: Sensory, *, update_sensory: bool
+        self, parts: SliceParts, readout: Value, sensory: Sensory, *, update_sensory: bool
     ) -> tuple[Maps, Sensory]:
         """Logits of the object at the size of the slices, and the sensory memory after them."""
-        return self.decoder(f16, f8, f4, readout, sensory, update_sensory=update_sensory)
+        readout, sensory = readout.to(self.dtype), sensory.to(self.dtype)
+        return self.decoder(parts, readout, sensory, update_sensory=update_sensory)
 
 
 def aggregate(
@@ -160,11 +200,11 @@ class Decoder(nn.Module):
         self.gate = Gate(width, config.hidden_dim)
 
     def forward(
-        self, f16: F16, f8: F8, f4: F4, readout: Value, sensory: Sensory, *, update_sensory: bool
+        self, parts: SliceParts, readout: Value, sensory: Sensory, *, update_sensory: bool
     ) -> tuple[Maps, Sensory]:
-        g16 = self.fuser(torch.cat([f16, readout, sensory], dim=1))
-        g8 = self.block8(self.skip8(f8) + _enlarge(g16, 2))
-        g4 = self.block4(self.skip4(f4) + _enlarge(g8, 2))
+        g16 = self.fuser(parts.decoder16, torch.cat([readout, sensory], dim=1))
+        g8 = self.block8(parts.decoder8.to(g16.dtype) + _enlarge(g16, 2))
+        g4 = self.block4(parts.decoder4.to(g8.dtype) + _enlarge(g8, 2))
         logits = self.predict(F.relu(g4))
         if update_sensory:
             seen = (
@@ -193,7 +233,7 @@ class Gate(nn.Module):
 
 
 class Fuser(nn.Module):
-    """Two plain blocks with an attention between them."""
+    """Two plain blocks with an attention between them; the first one was begun with the slice."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -201,8 +241,10 @@ class Fuser(nn.Module):
         self.attention = Attention(out_channels)
         self.block2 = PlainBlock(out_channels, out_channels)
 
-    def forward(self, features: Features) -> Float[Tensor, "batch out_channels height width"]:
-        features = self.block1(features)
+    def forward(
+        self, begun: Begun, features: Features
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        features = self.block1.finish(begun, features)
         return self.block2(features + self.attention(features))
 
 
@@ -220,9 +262,25 @@ class PlainBlock(nn.Module):
         )
 
     def forward(self, features: Features) -> Float[Tensor, "batch out_channels height width"]:
-        residual = self.conv1(F.relu(features))
-        residual = self.conv2(F.relu(residual, inplace=True))
+        residual = self.conv2(F.relu(self.conv1(F.relu(features)), inplace=True))
         return residual + self.downsample(features)
+
+    def begin(self, features: Features) -> Begun:
+        """What the first channels of a block that changes their number add to its convolutions."""
+        first = slice(features.shape[1])
+        residual = _partly(self.conv1, first, F.relu(features), self.conv1.bias)
+        shortcut = _partly(self.downsample, first, features, self.downsample.bias)
+        return torch.cat([residual, shortcut], dim=1)
+
+    def finish(
+        self, begun: Begun, features: Features
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        """The block's answer to the first channels and these, the others."""
+        residual, shortcut = begun.to(features.dtype).chunk(2, dim=1)
+        others = slice(-features.shape[1], None)
+        residual = residual + _partly(self.conv1, others, F.relu(features))
+        residual = self.conv2(F.relu(residual, inplace=True))
+        return residual + (shortcut + _partly(self.downsample, others, features))
 
 
 class Attention(nn.Module):
@@ -243,6 +301,13 @@ class Attention(nn.Module):
         features = features * weights.sigmoid()[:, :, None, None]
         summary = torch.stack([features.amax(dim=1), features.mean(dim=1)], dim=1)
         return features * self.positions(summary).sigmoid()
+
+
+def _partly(
+    convolution: nn.Conv2d, channels: slice, features: Features, bias: Tensor | None = None
+) -> Float[Tensor, "batch out_channels height width"]:
+    """What some of its channels add to a convolution."""
+    return F.conv2d(features, convolution.weight[:, channels], bias, padding="same")
 
 
 def _enlarge(features: Features, times: int) -> Float[Tensor, "batch channels _ _"]:

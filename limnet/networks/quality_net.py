@@ -54,8 +54,9 @@ class QualityNet(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """The same before the sigmoid, for training."""
         images = normalise(images, colour=self.config.colour)
-        features = self.encoder(torch.cat([images, previous, current], dim=1))[-1]
-        return self.classify(features.mean(dim=(2, 3)))[:, 0]
+        seen = torch.cat([images, previous, current], dim=1).to(self.classify.weight.dtype)
+        features = self.encoder(seen)[-1]
+        return self.classify(features.mean(dim=(2, 3)))[:, 0].float()
 
     @torch.no_grad()
     def divide_logits(self, temperature: float) -> None:

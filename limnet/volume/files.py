@@ -1,10 +1,11 @@
 """Images as files hold them: NIfTI, a folder with one DICOM series, a folder of frames."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,8 @@ import pydicom
 from jaxtyping import Float, UInt8
 from nibabel.affines import voxel_sizes
 from PIL import Image
+
+from limnet.volume.mapped import LARGE, StoredImages, map_voxels
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -37,8 +40,10 @@ class FileGrid:
     flips: tuple[int, ...] = ()  # those of slices (0), rows (1), columns (2) that run against them
     source: Path | None = None  # the file or folder it came from
 
-    def to_slices(self, data: np.ndarray) -> np.ndarray:
+    def to_slices(self, data: np.ndarray | StoredImages) -> np.ndarray | StoredImages:
         """An array in file order as (slices, height, width, ...); a view."""
+        if isinstance(data, StoredImages):
+            return replace(data, stored=self.to_slices(data.stored))
         return np.flip(np.transpose(data, (*self.axes, *range(3, data.ndim))), self.flips)
 
     def to_file(self, slices: np.ndarray) -> np.ndarray:
@@ -65,16 +70,22 @@ class FileGrid:
 
 
 def read_file(
-    path: Path, *, frames_as: str | Colours | None
-) -> tuple[np.ndarray, FileGrid, str | None]:
+    path: Path, *, frames_as: str | Colours | None, in_memory: bool | None = True
+) -> tuple[np.ndarray | StoredImages, FileGrid, str | None]:
     """What a file or folder holds in the file's own order, its grid, its modality if it says so.
 
     Args:
         frames_as: the mode that frames are converted to; None for grey or palette values as such;
             for frames whose colours are labels, their ids.
+        in_memory: as of `Volume.read`.
     """
+    if in_memory is False and not _is_uncompressed(path):
+        raise ValueError(
+            f"only an uncompressed .nii can be read slice by slice, got {path}; decompress or"
+            " convert it, or read it into memory"
+        )
     if path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file():
-        return _read_nifti(path)
+        return _read_nifti(path, in_memory)
     if not path.is_dir():
         raise ValueError(
             "an image must be an existing .nii or .nii.gz file, or folder with one DICOM series or"
@@ -94,14 +105,23 @@ def read_file(
     return _read_dicom(dicom) if dicom else _read_frames(frames, frames_as)
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, FileGrid, None]:
+def _is_uncompressed(path: Path) -> bool:
+    return path.name.lower().endswith(".nii")
+
+
+def _read_nifti(
+    path: Path, in_memory: bool | None
+) -> tuple[np.ndarray | StoredImages, FileGrid, None]:
     with _reading(path):
         image = nibabel.load(path)
         shape, stored, file_affine = image.shape, image.dataobj, image.affine
         if len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
             raise ValueError(f"its shape is {shape}, not 3D or 4D with one channel")
         is_scaled = (stored.slope, stored.inter) != (1, 0)
-        data = np.asarray(stored, dtype=np.float32 if is_scaled else None).reshape(shape[:3])
+        data = map_voxels(path, stored) if _is_uncompressed(path) else None
+        is_large = data is not None and math.prod(shape) * stored.dtype.itemsize > LARGE
+        if data is None or in_memory or (in_memory is None and not is_large):
+            data = np.asarray(stored, dtype=np.float32 if is_scaled else None).reshape(shape[:3])
         header = image.header.copy()
         header["cal_min"] = header["cal_max"] = 0  # the image's display range is not the masks'
         header.extensions.clear()  # may name the patient
@@ -266,6 +286,11 @@ def _reading(what: str | Path) -> Iterator[None]:
     """Files are untrusted, and readers fail in many ways: each becomes a ValueError with a name."""
     try:
         yield
+    except MemoryError as error:
+        raise ValueError(
+            f"{what} must fit into memory, but: {error}; an uncompressed .nii is read slice by"
+            " slice"
+        ) from error
     except Exception as error:
         raise ValueError(
             f"{what} must be whole and readable, but: {error}; copy or export it again"

@@ -5,7 +5,7 @@ Handlers take plain numbers: canvas positions in pixels, the button, and whether
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from limnet.annotation import Action, Annotation, SegmentedObject
 from limnet.clicks import Click
+from limnet.filling import Filling
+from limnet.packed_masks import PackedMasks
 from limnet.widget.geometry import along, dragged_window, stroke
 from limnet.widget.look import Look
 from limnet.widget.run import Cancelled, Run
@@ -81,9 +83,10 @@ class Controller:
         self.gesture: Gesture | None = None
         self.pointer: Place | None = None  # (x, y) on the canvas
         self.run: Run | None = None
+        self.filling = Filling()
         self.message, self.is_error = "", False
         self.changed: Callable[[], None] = lambda: None  # called after anything has
-        self._masks: dict[str, tuple[Any, np.ndarray]] = {}
+        self._masks: dict[str, tuple[Any, PackedMasks]] = {}
 
     @property
     def object(self) -> SegmentedObject | None:
@@ -97,7 +100,7 @@ class Controller:
         earlier = self.shown_round if shown.name == self.active else None
         run = self.run if self.run and self.run.object == shown.name else None
         if axis == 0 and run and index in run.arrived:
-            return run.arrived[index]
+            return run.arrived[index].unpack(self.look.planes[0].shape)
         if axis == 0 and earlier is None:
             return session.mask(index)
         masks = self._all_masks(shown) if earlier is None else session.rounds[earlier].masks
@@ -239,7 +242,8 @@ class Controller:
             self.tell(f"{self.run.object} is being propagated: wait, or cancel it.", error=True)
             return False
         try:
-            self.recorder.perform({"action": action, **values})
+            with self.filling.paused():
+                self.recorder.perform({"action": action, **values})
         except (ValueError, RuntimeError) as error:
             self.tell(str(error), error=True)
             return False
@@ -248,6 +252,7 @@ class Controller:
         if self.active not in names:
             self.active = names[-1] if names else None
         self.tell("" if names else "No object is left: add one, or press y to redo.")
+        self._fill()
         return True
 
     def add_object(self, name: str, colour: str) -> None:
@@ -269,7 +274,7 @@ class Controller:
         """Remove the click under the pointer."""
         near = self.click_under(*self.pointer) if self.pointer else None
         if near:
-            self._act("remove_click", click=_values(near))
+            self._act("remove_click", click=[*astuple(near)])
 
     def look_at_doubt(self) -> None:
         """Go to the slice that is expected to have the most wrong pixels."""
@@ -287,6 +292,7 @@ class Controller:
         if not self.object.session.state.changed:
             self.tell("Click or paint first: there is nothing new to propagate.", error=True)
             return
+        self.filling.stop()
         self.run = run = Run(self.object.name, self.object.session)
         self.shown_round = None
         run.start(lambda: self.post(self.changed), lambda: self.post(lambda: self._finish(run)))
@@ -322,6 +328,11 @@ class Controller:
         distance, click = min(places, key=lambda each: each[0], default=(math.inf, None))
         return click if distance <= NEAR else None
 
+    def _fill(self) -> None:
+        """While the user looks on, what a propagation will need is computed."""
+        if self.run is None and self.object and self.object.session.state.changed:
+            self.filling.start(*self.object.session.expected_features())
+
     def _finish(self, run: Run) -> None:
         """A propagation has ended; its round is recorded before it is shown."""
         if self.run is not run:  # somebody waited for it
@@ -334,10 +345,7 @@ class Controller:
         else:
             values = {name: value for name, value in vars(found).items() if name != "clicks"}
             if self.perform("propagate", object=run.object, round=values):
-                rounds, kept = len(run.session.rounds), int(found.kept_previous.sum())
-                speed = f"{run.total} slices, {run.slices_a_second:.0f} a second"
-                fused = f"; fusion kept the round before on {kept}" if rounds > 1 else ""
-                self.tell(f"{run.object}, round {rounds}: {speed}{fused}.")
+                self.tell(run.summary(found))
 
     def _act(self, action: str, **values: Any) -> bool:
         """Have an action performed on the active object."""
@@ -348,11 +356,11 @@ class Controller:
     ) -> None:
         near = self.click_under(x, y)
         if near and ctrl:
-            self._act("remove_click", click=_values(near))
+            self._act("remove_click", click=[*astuple(near)])
         elif near:
             self.gesture = Gesture("move", [], (x, y), near)
         else:
-            self._act("click", click=_values(self._click_at(pixel, positive)))
+            self._act("click", click=[*astuple(self._click_at(pixel, positive))])
 
     def _click_at(self, pixel: tuple[int, int], positive: bool) -> Click:
         voxel = self.look.plane.voxel(self.look.index(), *pixel)
@@ -362,7 +370,7 @@ class Controller:
         pixel, old = self.look.view.pixel(x, y), gesture.click
         if pixel is not None and gesture.points:
             new = replace(self._click_at(pixel, old.positive), slice_index=old.slice_index)
-            self._act("move_click", click=_values(old), to=_values(new))
+            self._act("move_click", click=[*astuple(old)], to=[*astuple(new)])
 
     def _box(self, corners: list[Place]) -> None:
         last = [size - 1 for size in self.look.plane.shape]
@@ -383,13 +391,9 @@ class Controller:
         if clicks:
             self._act("clicks", clicks=clicks)
 
-    def _all_masks(self, shown: SegmentedObject) -> np.ndarray:
+    def _all_masks(self, shown: SegmentedObject) -> PackedMasks:
         """For planes across the slices; kept until they change."""
         state = shown.session.state
         if self._masks.get(shown.name, (None,))[0] is not state:
-            self._masks[shown.name] = (state, shown.session.masks)
+            self._masks[shown.name] = (state, shown.session.packed_masks)
         return self._masks[shown.name][1]
-
-
-def _values(click: Click) -> list[Any]:
-    return [click.slice_index, click.row, click.column, click.positive]

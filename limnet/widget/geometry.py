@@ -12,6 +12,8 @@ import nibabel
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, UInt8
 
+from limnet.packed_masks import PackedMasks
+
 Image = Num[np.ndarray, "height width *rgb"]
 Mask = Bool[np.ndarray, "height width"]
 Runs = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"], Int[np.ndarray, " _"]]
@@ -59,11 +61,11 @@ class Plane:
         """Millimetres of a pixel, downward and to the right."""
         return tuple(self.spacing_mm[axis] for axis in self.axes)
 
-    def image(self, array: np.ndarray, index: int) -> np.ndarray:
+    def image(self, array: np.ndarray | PackedMasks, index: int) -> np.ndarray:
         """A view of one image of a volume (slices, height, width), or of RGB with a last axis 3."""
         if self.axis == 0:
             return array[index]
-        image = np.moveaxis(array, self.axis, 0)[index][::-1]  # the slices are its first axis
+        image = array[(slice(None),) * self.axis + (index,)][::-1]  # the slices are its first axis
         return image.swapaxes(0, 1) if self.across else image
 
     def voxel(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from limnet.volume import Volume
+from limnet.volume.mapped import thinned
 from limnet.widget.geometry import Plane, View, planes
 
 
@@ -58,8 +59,14 @@ class Look:
         self.cross = [int(each) for each in plane.voxel(self.index(axis), v, u)]
 
     def image(self, axis: int) -> np.ndarray:
-        """Raw intensities of the image that a plane shows (height, width) or (height, width, 3)."""
-        return self.planes[axis].image(self.volume.images, self.index(axis))
+        """Raw intensities of the image that a plane shows (height, width) or (height, width, 3).
+
+        Across the slices of a large file it is coarse: a whole one could be a read of all voxels.
+        """
+        plane, index, images = self.planes[axis], self.index(axis), self.volume.images
+        if axis == 0:
+            return images[index]
+        return thinned(images, lambda array: plane.image(array, index))
 
     def reading(self) -> str:
         """Where the crosshair is, in voxels and millimetres, and the intensity there."""

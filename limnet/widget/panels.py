@@ -10,6 +10,7 @@ from ipyevents import Event
 
 from limnet import export
 from limnet.dicom_segmentation import is_dicom
+from limnet.packed_masks import PackedMasks
 from limnet.slice_provenance import SliceProvenance, slice_provenance
 from limnet.volume import CT_WINDOWS
 from limnet.widget.actions import button
@@ -331,18 +332,20 @@ class FilePanel:
             return
         try:
             path = self.folder / Path(self._open.value.strip()).expanduser()
-            labels = made.look.volume.read_labels(path)
+            labels = made.look.volume.read_labels(path, dtype=np.int16)
         except (ValueError, RuntimeError, OSError) as error:
             made.tell(f"Not opened: {error}", error=True)
             return
-        numbers = np.unique(labels[labels > 0]).tolist()
+        found = set().union(*(np.unique(label).tolist() for label in labels))
+        numbers = sorted(number for number in found if number > 0)
         place = 1 + made.annotation.objects.index(made.object)
         if len(numbers) != 1 and place not in numbers:
             held = f"{path.name} holds the labels {numbers}"
             made.tell(f"Not opened: {held}, but {made.active} is number {place}.", error=True)
             return
         number = place if len(numbers) > 1 else numbers[0]
-        if made.perform("start_from", object=made.active, masks=labels == number):
+        masks = PackedMasks.of(label == number for label in labels)
+        if made.perform("start_from", object=made.active, masks=masks):
             made.tell(f"{made.active} is now label {number} of {path.name}.")
 
     def _named(self, ending: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from limnet.packed_masks import PackedMask
 from limnet.rounds import Round
 from limnet.session import Session
 
@@ -21,7 +22,8 @@ class Run:
         """Nothing runs yet."""
         self.object, self.session = object, session
         self.done, self.total = 0, len(session.volume.images)
-        self.arrived: dict[int, np.ndarray] = {}  # slice index -> mask, before fusion
+        self.arrived: dict[int, PackedMask] = {}  # slice index -> mask, before fusion
+        self.ends: list[int] = []  # slices beyond which nothing was looked for
         # the round, which is not yet closed, `Cancelled`, or what went wrong
         self.found: Round | Exception | None = None
         self._began = time.monotonic()
@@ -42,9 +44,12 @@ class Run:
             self.done, self.total = done, total
             advanced()
 
+        def arrived(slice_index: int, mask: np.ndarray) -> None:
+            self.arrived[slice_index] = PackedMask.pack(mask)
+
         def work() -> None:
             try:
-                self.found = self.session.propagated(progress, self.arrived.__setitem__)
+                self.found = self.session.propagated(progress, arrived, self.ends.append)
             except Exception as error:  # a thread has nobody else to tell
                 self.found = error
             finished()
@@ -64,3 +69,14 @@ class Run:
     @property
     def slices_a_second(self) -> float:
         return self.done / max(time.monotonic() - self._began, 1e-6)
+
+    def summary(self, closed: Round) -> str:
+        """What is said of the round once it is closed."""
+        rounds, kept = len(self.session.rounds), int(closed.kept_previous.sum())
+        said = f"{self.object}, round {rounds}: {self.total} slices, {self.slices_a_second:.0f} a "
+        said += "second" + (f"; fusion kept the round before on {kept}." if rounds > 1 else ".")
+        if self.ends:
+            where = " and ".join(map(str, sorted(self.ends)))
+            said += f" Nothing was looked for beyond slice {where}, as it had ended; click there "
+            said += "if it goes on."
+        return said

@@ -1,0 +1,92 @@
+"""`python -m limnet.benchmark`: all sizes, slices and networks, and the ladder, into one JSON.
+
+Every row is on disk as soon as it is measured; a run that was stopped goes on behind the last one.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from limnet.benchmark.alone import measure_alone
+from limnet.benchmark.ladder import climb
+from limnet.benchmark.setting import NETWORKS, Setting
+from limnet.results import provenance, report_folder
+from limnet.whole_files import write_whole
+
+REPORT = "57_runtime_and_memory"  # the notebook that shows it
+
+
+def run(settings: Sequence[Setting], ladder: Setting, path: Path) -> dict[str, Any]:
+    """Rows of all settings and of the ladder; those that a file at `path` has are not made again.
+
+    Rows of other code, told by the commit, are dropped.
+    """
+    facts = provenance({})
+    known = _read(path)
+    if known.get("commit") != facts["commit"]:
+        known = {}
+    told = {"commit": facts["commit"], "device": facts["device"], "rows": [], "ladder": []}
+    told["rows"] = [row for row in known.get("rows", []) if _setting_of(row) in settings]
+    for setting in tqdm(settings):
+        if setting not in [_setting_of(row) for row in told["rows"]]:
+            told["rows"].append(measure_alone(setting))
+            write_whole(path, json.dumps(told, indent=1))
+    told["ladder_setting"] = asdict(ladder)
+    same = known.get("ladder_setting") == told["ladder_setting"]
+    told["ladder"] = known["ladder"] if same else climb(ladder, quiet=False)
+    write_whole(path, json.dumps(told, indent=1))
+    return told
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Nothing where there is no whole file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _setting_of(row: dict[str, Any]) -> Setting | None:
+    try:
+        return Setting(**{name: row[name] for name in asdict(Setting())})
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for; by default what an hour on two cores allows."""
+    parser = argparse.ArgumentParser(prog="python -m limnet.benchmark", description=main.__doc__)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256, 480, 512])
+    parser.add_argument("--slices", nargs="+", type=int, default=[100])
+    parser.add_argument("--organ", default="left kidney", help="of the phantom")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--ladder-slices", type=int, default=30)
+    parser.add_argument("--ladder-networks", default="paper", choices=NETWORKS)
+    parser.add_argument("--device", default=device)
+    asked = parser.parse_args(arguments)
+    shared = {"organ": asked.organ, "device": asked.device, "rounds": asked.rounds}
+    settings = [
+        Setting(networks=networks, size=size, slices=slices, repeats=asked.repeats, **shared)
+        for networks, size, slices in product(asked.networks, asked.sizes, asked.slices)
+    ]
+    ladder = Setting(
+        networks=asked.ladder_networks, slices=asked.ladder_slices, repeats=3, **shared
+    )
+    path = report_folder(REPORT) / "benchmark.json"
+    run(settings, ladder, path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

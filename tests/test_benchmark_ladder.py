@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from limnet.benchmark import ladder
+from limnet.benchmark.ladder import LADDER, Step, climb
+from limnet.benchmark.setting import Setting
+
+STEPS = (Step("plain", {"fold": False}), Step("folded", {"fold": True}, 2.0, 3.0, "why"))
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """Rounds take 8 and 4 seconds plain, 4 and 1 folded, whoever asks; who asked is noted."""
+    asked = []
+
+    def propagation_seconds(setting, networks, volume, target):
+        asked.append((setting.fold, len(volume.images)))
+        return (4.0, 1.0, 1.0) if setting.fold else (8.0, 4.0, 4.0)
+
+    monkeypatch.setattr(ladder, "propagation_seconds", propagation_seconds)
+    monkeypatch.setattr(Setting, "load", lambda setting: None)
+    slices = np.zeros((5, 32, 32), np.int16), np.ones((5, 32, 32), dtype=bool)
+    monkeypatch.setattr(ladder, "phantom_slices", lambda setting: slices)
+    return asked
+
+
+def test_steps_take_turns_after_a_warm_up_of_each(seconds):
+    climb(Setting(slices=5, size=32, repeats=2), STEPS)
+    assert seconds == [(False, 3), (True, 3), (False, 5), (True, 5), (False, 5), (True, 5)]
+
+
+def test_gains_are_over_the_step_before_and_over_the_first(seconds):
+    rows = climb(Setting(slices=5, size=32, repeats=1), (*STEPS, Step("again", {})))
+    assert [row["step"] for row in rows] == ["plain", "folded", "again"]
+    assert [row["gain_first"] for row in rows] == [1, 2, 1]
+    assert [row["gain_later"] for row in rows] == [1, 4, 1]
+    assert [row["total_later"] for row in rows] == [1, 4, 4]
+    assert [row["total_all_rounds"] for row in rows] == pytest.approx([1, 16 / 6, 16 / 6])
+    assert rows[1]["slices_per_second_first"] == 5 / 4
+    assert (rows[1]["predicted_first"], rows[1]["predicted_later"]) == (2.0, 3.0)
+
+
+def test_every_step_of_the_ladder_is_a_setting_and_has_a_reason():
+    changes = {}
+    for step in LADDER:
+        changes |= step.changes
+        Setting(**changes)
+        assert step.reason

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import nn
+
+from limnet.networks.checkpoints import lite
+from limnet.networks.folding import folded
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """With statistics that are not those of a new batch norm."""
+    torch.manual_seed(0)
+    networks = lite()
+    for network in (networks.click_net, networks.propagation_net, networks.quality_net):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias)
+    return networks
+
+
+def slices(generator):
+    """Images, and two masks."""
+    return torch.rand(2, 3, 64, 48, generator=generator), *torch.rand(
+        2, 2, 1, 64, 48, generator=generator
+    )
+
+
+def answers(networks, generator, fold):
+    """Of all three networks to the same slices."""
+    images, first, second = slices(generator.manual_seed(0))
+    clicks, moving, quality = map(
+        fold, (networks.click_net, networks.propagation_net, networks.quality_net)
+    )
+    with torch.inference_mode():
+        parts = moving.prepare(moving.encode_key(images))
+        sensory = images.new_zeros(2, moving.config.hidden_dim, 4, 3)
+        value, sensory = moving.encode_value(
+            images, parts, sensory, first, second, update_sensory=True
+        )
+        logits, sensory = moving.decode(parts, value, sensory, update_sensory=True)
+        clicked = clicks(images, torch.cat([first, second], dim=1), first).mask
+        return clicked, logits.float(), parts.key, quality.logits(images, first, second)
+
+
+def test_a_folded_network_answers_the_same(networks, generator):
+    plain = answers(networks, generator, lambda network: network)
+    for one, other in zip(plain, answers(networks, generator, folded), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
+
+
+def test_in_sixteen_bits_it_answers_nearly_the_same(networks, generator):
+    plain = answers(networks, generator, lambda network: network)
+    half = answers(networks, generator, lambda network: folded(network, torch.bfloat16))
+    for one, other in zip(plain, half, strict=True):
+        assert other.dtype == torch.float32
+        assert float((one - other).abs().max()) < 0.1 * float(one.abs().max())
+
+
+def test_what_was_trained_stays_as_it_is(networks):
+    network = networks.propagation_net
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    copy = folded(network, torch.bfloat16)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.modules())
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
+
+
+def test_a_norm_that_follows_no_convolution_stays():
+    network = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.ReLU())
+    assert isinstance(folded(network)[1], nn.BatchNorm2d)
