@@ -18,7 +18,7 @@ from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceParts
 from limnet.volume import Volume
 
-MAX_BYTES = 512 << 20  # of kept features: some 300 close-ups of the lite network
+MAX_BYTES = 512 << 20  # of kept features: some 500 close-ups of the lite network
 MAX_ASPECT = 3.0  # longer side over shorter side beyond which a slice is not enlarged any more
 
 
@@ -34,11 +34,12 @@ class SliceFeature:
         return sum(tensor.nbytes for tensor in (self.frame, *self.parts))
 
     def stored_as(self, dtype: torch.dtype | None) -> "SliceFeature":
-        """The same with all but frame and keys in `dtype`, if there is one."""
-        if dtype is None:
+        """The same with all but frame and keys in `dtype`, if that is smaller; None: as it is."""
+        if dtype is None or self.parts.decoder4.dtype != torch.float32:
             return self
         key, shrinkage, selection, *others = self.parts
-        others = (each.to(dtype) for each in others)
+        most = torch.finfo(dtype).max
+        others = (each.clamp(-most, most).to(dtype) for each in others)
         return SliceFeature(self.frame, SliceParts(key, shrinkage, selection, *others))
 
 
@@ -122,7 +123,7 @@ class SliceFeatures:
         *,
         working_size: int,
         max_bytes: int = MAX_BYTES,
-        stored_as: torch.dtype | None = None,
+        stored_as: torch.dtype | None = torch.float16,
         part: CloseUp | None = None,
         kept: Kept | None = None,
     ) -> None:
@@ -131,8 +132,8 @@ class SliceFeatures:
         Args:
             working_size: pixels of the shorter side of what the network sees.
             max_bytes: of all features kept, those of close-ups included.
-            stored_as: float16 or bfloat16 keep twice as many features, rounded; keys stay as they
-                are. None: as they are computed.
+            stored_as: float16 and bfloat16 keep nearly twice as many features, rounded; keys stay
+                as they are. None: as they are computed.
             part: of every slice; None: all of it.
             kept: with other features, of which this is a part; None: alone.
         """

@@ -43,7 +43,7 @@ def volume():
 
 
 def features(volume, **options):
-    return SliceFeatures(volume, Counts(), working_size=32, **options)
+    return SliceFeatures(volume, Counts(), working_size=32, **{"stored_as": None, **options})
 
 
 def test_a_slice_is_encoded_once(volume):

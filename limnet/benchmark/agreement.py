@@ -38,7 +38,7 @@ def agreement(
     for setting, networks in (plain, fast):
         net, features = networks.propagation_net, setting.features(volume, networks)
         found, _ = propagate_masks(net, features, given, prompt, setting.options)
-        masks.append(found)
+        masks.append(np.asarray(found))
         probabilities.append(_probabilities(setting, networks, volume, target, prompt))
     differ = float((masks[0] != masks[1]).sum())
     same_view = probabilities[0].shape == probabilities[1].shape

@@ -48,7 +48,7 @@ class Setting:
     # what makes it fast, and can be switched off
     fold: bool = True  # batch norms within the convolutions, channels last
     precision: str = "float32"  # or "bfloat16": what the networks compute in
-    stored_as: str = ""  # "float16" or "bfloat16": what features are kept in; "": as computed
+    stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
     close_up: str = "as trained"  # whether propagation sees one of the object; or "yes", "no"
 
