@@ -61,7 +61,7 @@ QUIET_KERNEL := get_config().IPKernelApp.log_level = 'ERROR'
 .PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-3 reproduce-table-4
 .PHONY: reproduce-table-5 reproduce-table-6 claims protocols defects defects-ablation
 .PHONY: train-click train-propagation train-quality validate annotate
-.PHONY: large-run measure-large-run measure-widget clean
+.PHONY: benchmark large-run measure-large-run measure-widget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' Makefile
@@ -124,6 +124,10 @@ train-propagation: run-31_train_propagation_net ## train the propagation network
 train-quality: run-32_train_quality_net ## train the quality network
 validate: run-33_validate_weights ## the weights on collections that no training reads
 annotate: run-40_click_and_segment ## a simulated user in the annotator; yours: make lab
+
+benchmark: $(ok) ## sizes, lengths, optimisations: hours; BENCHMARK="--help" tells what to ask for
+	"$(python)" -m limnet.benchmark $(BENCHMARK)
+	$(MAKE) --no-print-directory reproduce-runtime
 
 large-run: run-62_large_run ## every case of a data set over all cores; goes on after a stop
 measure-large-run: $(ok) ## twenty kills of a large run, and one worker against two

@@ -46,3 +46,10 @@ def test_every_step_of_the_ladder_is_a_setting_and_has_a_reason():
         changes |= step.changes
         Setting(**changes)
         assert step.reason
+
+
+def test_kept_features_make_later_rounds_faster():
+    setting = Setting(slices=8, size=192, rounds=3, repeats=3)
+    _, kept = climb(setting, LADDER[:2])
+    # alone on two cores about 2; anything near 1 means that nothing was kept
+    assert kept["total_later"] > 1.2

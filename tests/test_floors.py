@@ -1,9 +1,13 @@
 """The floors of the package: a module imports only from floors below its own."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import limnet
 
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
@@ -130,3 +134,16 @@ def test_the_package_stays_thin():
 )
 def test_every_way_to_import_is_seen(line, parts):
     assert imported_parts(ast.parse(line)) == parts
+
+
+def test_what_the_package_offers_is_there():
+    for name in limnet.__all__:
+        assert getattr(limnet, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        limnet.nothing  # noqa: B018 - asking for it is the point
+
+
+def test_networks_are_loaded_without_readers_of_files():
+    code = "import limnet, sys; limnet.load_networks; print({'nibabel', 'scipy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
