@@ -27,8 +27,8 @@ SLOWLY = """
 import time
 session = widget.controller.object.session
 at_once = session.propagated
-def slowly(progress, arrived):
-    return at_once(lambda *done: (time.sleep(0.2), progress(*done)), arrived)
+def slowly(progress, *others):
+    return at_once(lambda *done: (time.sleep(0.2), progress(*done)), *others)
 session.propagated = slowly
 """  # so that there is time to cancel, however fast the machine
 LOOKED_AT = "print(widget.controller.look.slice_index)"
