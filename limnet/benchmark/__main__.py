@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--ladder-slices", type=int, default=30)
+    parser.add_argument("--ladder-repeats", type=int, default=3)
     parser.add_argument("--ladder-networks", default="paper", choices=NETWORKS)
     parser.add_argument("--device", default=device)
     asked = parser.parse_args(arguments)
@@ -81,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for networks, size, slices in product(asked.networks, asked.sizes, asked.slices)
     ]
     ladder = Setting(
-        networks=asked.ladder_networks, slices=asked.ladder_slices, repeats=3, **shared
+        networks=asked.ladder_networks,
+        slices=asked.ladder_slices,
+        repeats=asked.ladder_repeats,
+        **shared,
     )
     path = report_folder(REPORT) / "benchmark.json"
     run(settings, ladder, path)
