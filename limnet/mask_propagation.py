@@ -86,14 +86,11 @@ def _within(
 ) -> Propagated | None:
     """As `propagate_masks`, or None once the object comes near the border of the part."""
     progress, arrived, ended = heard
-    frame, part, device = features.frame, features.part, next(network.parameters()).device
+    frame, part = features.frame, features.part
     shape = features.volume.images.shape[:3]
     masks, errors = dict(given), np.zeros(shape[0], dtype=np.float32)
     pixels = np.prod(part.size) / np.prod(frame.size)  # of the slice, for one of the frame
-    probabilities = {}
-    for index, mask in given.items():
-        mask = torch.from_numpy(mask[part.pixels]).to(device, torch.float32)
-        probabilities[index] = frame.pad(frame.enter(mask))
+    probabilities = {index: features.mask(mask) for index, mask in given.items()}
     passes = propagate(network, features, shape[0], prompt_slice, probabilities, options)
     progress(1, shape[0])
     reached = {prompt_slice}
@@ -112,5 +109,5 @@ def _within(
     for end in sorted({min(reached), max(reached)} - {0, shape[0] - 1}):
         ended(end)
     if len(reached) < shape[0]:
-        progress(*shape[:1] * 2)
+        progress(shape[0], shape[0])
     return PackedMasks.empty(shape).replaced(masks), errors

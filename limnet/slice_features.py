@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from threading import Lock
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -163,6 +164,12 @@ class SliceFeatures:
         rows, columns = self.part.pixels
         shown = self.volume.rgb(slice_indices)[..., rows, columns]
         return self.frame.enter(torch.from_numpy(shown).to(device))
+
+    def mask(self, mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, "_ _"]:
+        """A mask of a whole slice as the network sees it: the part, resized and padded."""
+        device = next(self.network.parameters()).device
+        inside = torch.from_numpy(mask[self.part.pixels]).to(device, torch.float32)
+        return self.frame.pad(self.frame.enter(inside))
 
     def within(self, part: CloseUp, working_size: int | None = None) -> "SliceFeatures":
         """Features of a part of the same slices, kept within the same budget.

@@ -4,16 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
-from limnet.benchmark.setting import Setting
+from limnet.benchmark.setting import Masks, Setting
 from limnet.mask_propagation import close_up, propagate_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
 from limnet.propagation import propagate
 from limnet.volume import Volume
-
-Masks = Bool[np.ndarray, "slices height width"]
 
 
 class Agreement(NamedTuple):
@@ -53,9 +51,7 @@ def _probabilities(
     """Of every slice as the network sees it, in the close-up that it begins with."""
     features, net = setting.features(volume, networks), networks.propagation_net
     inside = close_up(net, features, {prompt: target[prompt]}, setting.options)
-    frame = inside.frame
-    mask = torch.from_numpy(target[prompt][inside.part.pixels]).to(networks.device, torch.float32)
-    given = {prompt: frame.pad(frame.enter(mask))}
+    given = {prompt: inside.mask(target[prompt])}
     found = {prompt: given[prompt]}
     found |= dict(propagate(net, inside, len(target), prompt, given, setting.options))
     return torch.stack([found[index] for index in range(len(target))]).cpu().numpy()

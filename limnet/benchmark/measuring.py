@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from limnet.benchmark.setting import WARM_UP_SLICES, Images, Masks, Setting
@@ -17,14 +16,13 @@ from limnet.clicks import Click
 from limnet.fusion import fuse_rounds
 from limnet.mask_propagation import close_up, propagate_masks
 from limnet.networks.checkpoints import LimNet
+from limnet.packed_masks import Mask
 from limnet.propagation import PropagationOptions, propagate
 from limnet.session import Session
 from limnet.slice_features import Frame, SliceFeatures
 from limnet.volume import CT_WINDOWS, Volume
 
 PROMPTS = (1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)  # of the way through the slices
-
-Mask = Bool[np.ndarray, "height width"]
 
 
 class Times(NamedTuple):
@@ -119,10 +117,7 @@ def _carry(
     prompt_slice: int,
     options: PropagationOptions,
 ) -> None:
-    frame, masks = inside.frame, {}
-    for index, mask in given.items():
-        mask = torch.from_numpy(mask[inside.part.pixels]).to(networks.device, torch.float32)
-        masks[index] = frame.pad(frame.enter(mask))
+    frame, masks = inside.frame, {index: inside.mask(mask) for index, mask in given.items()}
     net, slices = networks.propagation_net, len(inside)
     for _, probability in propagate(net, inside, slices, prompt_slice, masks, options):
         frame.leave(frame.unpad(probability)).cpu()

@@ -1,6 +1,6 @@
 """What a benchmark is about: networks, slices, and what makes it fast."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch.nn.functional import interpolate
 
 from limnet.memory import MemoryConfig
 from limnet.networks.checkpoints import LimNet, load_networks, paper
-from limnet.networks.folding import folded
 from limnet.phantoms import ORGANS, abdomen
 from limnet.propagation import PropagationOptions
 from limnet.slice_features import MAX_BYTES, SliceFeatures
@@ -47,7 +46,7 @@ class Setting:
     cache_gb: float | int = MAX_BYTES / GIGABYTE  # of slice features kept, as in a session
     # what makes it fast, and can be switched off
     fold: bool = True  # batch norms within the convolutions, channels last
-    precision: str = "float32"  # or "bfloat16": what the networks compute in
+    precision: str = "float32"  # or "bfloat16": what folded networks compute in
     stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
     close_up: str = "as trained"  # whether propagation sees one of the object; or "yes", "no"
@@ -80,13 +79,7 @@ class Setting:
         if self.networks == "lite":
             return load_networks("lite", dtype=dtype, fold=self.fold).to(self.device)
         torch.manual_seed(0)  # of the random weights
-        networks = paper()
-        if self.fold:
-            nets = (networks.click_net, networks.propagation_net, networks.quality_net)
-            click, propagation, quality = (folded(net, dtype) for net in nets)
-            networks = replace(
-                networks, click_net=click, propagation_net=propagation, quality_net=quality
-            )
+        networks = paper().folded(dtype) if self.fold else paper()
         return networks.to(self.device)
 
     def features(self, volume: Volume, networks: LimNet) -> SliceFeatures:

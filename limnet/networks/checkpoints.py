@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -65,6 +65,11 @@ class LimNet:
             for tensor in network.state_dict().values():
                 sha256.update(tensor.cpu().float().numpy().tobytes())
         return sha256.hexdigest()
+
+    def folded(self, dtype: torch.dtype = torch.float32) -> "LimNet":
+        """The same networks made for inference (`folding.folded`)."""
+        names = ("click_net", "propagation_net", "quality_net")
+        return replace(self, **{name: folded(getattr(self, name), dtype) for name in names})
 
     def to(self, device: torch.device | str) -> "LimNet":
         """Move all three networks, in place."""
@@ -135,8 +140,8 @@ def load_networks(
             paper's size from the folder that the environment variable LIMNET_WEIGHTS names; or
             a folder. A folder holds one file of each kind: `click*.safetensors`,
             `propagation*.safetensors` and `quality*.safetensors`.
-        dtype: what they compute in; bfloat16 is twice as fast on CPUs and GPUs that have it.
-        fold: False leaves the networks as they were trained (`folding.folded`), slower.
+        dtype: what folded networks compute in; bfloat16 is faster on processors that have it.
+        fold: False leaves them as they were trained (`folding.folded`), in float32, slower.
 
     Raises:
         FileNotFoundError: the folder or one of its three files is missing.
@@ -150,10 +155,8 @@ def load_networks(
         )
     folders = {"lite": LITE_FOLDER, "paper": os.environ.get(WEIGHTS_VARIABLE)}
     folder = Path(folders.get(str(source)) or source)
-    networks = [_load_kind(folder, kind) for kind in KINDS]
-    if fold:
-        networks = [folded(network, dtype) for network in networks]
-    return _bundle(Path(source).name, *networks)
+    networks = _bundle(Path(source).name, *(_load_kind(folder, kind) for kind in KINDS))
+    return networks.folded(dtype) if fold else networks
 
 
 def _load_kind(folder: Path, kind: str) -> Any:
