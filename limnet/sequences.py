@@ -173,7 +173,7 @@ def _view_of(rng: np.random.Generator, target: Bool[np.ndarray, "height width"])
     """A view with the target in its middle and some room around it."""
     extents = [np.flatnonzero(target.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     extent = max(last - first + 1 for first, last in extents)
-    field = max(20.0, extent * math.exp(rng.uniform(math.log(1.15), math.log(2.3))))
+    field = max(20.0, extent * math.exp(rng.uniform(math.log(1.15), math.log(3.0))))
     row, column = (ends.mean() + rng.uniform(-0.12, 0.12) * field for ends in extents)
     return View(row, column, field)
 

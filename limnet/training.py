@@ -48,6 +48,9 @@ class ClickTraining:
     max_rounds: int = 2  # of correcting clicks before the step that learns (RITM: 3)
     defective_share: float = 0.3  # samples that start from a defective mask (section III-B)
     absent_share: float = 0.05  # samples whose previous mask must be clicked away altogether
+    # of the rounds: masks whose clicks are forgotten, as of a slice that propagation came to (ours)
+    forgotten_share: float = 0.35
+    again_share: float = 0.2  # of the rounds: looks without a new click, as the second of a session
     auxiliary_weight: float = 0.4  # of the OCR's auxiliary cross entropy
     dice_weight: float = 1.0  # of a Dice loss, ours: networks that start from nothing learn sooner
 
@@ -58,6 +61,7 @@ class PropagationTraining:
 
     reference_slices: int = 3  # memory slices that one slice reads
     deep_update_share: float = 0.2  # memory slices that update the sensory state from their value
+    shown_share: float = 0.5  # batches in which the user showed one more slice (ours)
 
 
 def click_batch(sequences: Iterable[SliceSequence], size: int, per_sequence: int) -> ClickBatch:
@@ -95,7 +99,7 @@ def click_step(
     with torch.no_grad():
         for _ in range(rng.integers(options.max_rounds + 1)):
             previous = network(images, _maps(clicks, images), previous).mask.float().sigmoid()
-            _add_correcting_clicks(clicks, targets, previous, rng)
+            previous = _after_round(clicks, targets, previous, rng, options)
     network.train(learning)
     # losses need float32, also where autocast has the network compute in bfloat16
     mask, auxiliary = (x.float() for x in network(images, _maps(clicks, images), previous))
@@ -135,14 +139,29 @@ def _first_clicks(
     return targets.astype(np.float32), previous.astype(np.float32), clicks
 
 
-def _add_correcting_clicks(
-    clicks: list[list[Click]], targets: Tensor, previous: Tensor, rng: np.random.Generator
-) -> None:
-    pairs = zip(targets[:, 0].cpu().numpy() > 0.5, previous[:, 0].cpu().numpy() > 0.49, strict=True)
-    for sample, (target, mask) in zip(clicks, pairs, strict=True):
-        click = error_click(target, mask, rng)
+def _after_round(
+    clicks: list[list[Click]],
+    targets: Tensor,
+    previous: Tensor,
+    rng: np.random.Generator,
+    options: ClickTraining,
+) -> Tensor:
+    """Click the largest errors; what the network sees as previous masks in the next round."""
+    masks = previous[:, 0].cpu().numpy().copy()
+    for sample, target, mask in zip(clicks, targets[:, 0].cpu().numpy(), masks, strict=True):
+        chance, level = rng.random(), 0.49
+        if chance < options.again_share:
+            continue
+        forgotten = chance < options.again_share + options.forgotten_share
+        if forgotten:  # too large or too small along edges of the image, as propagated masks are
+            level = rng.uniform(0.05, 0.95)
+        click = error_click(target > 0.5, mask > level, rng)
+        if click and forgotten:
+            sample.clear()
+            mask[:] = mask > level
         if click:
             sample.append(click)
+    return torch.from_numpy(masks).to(previous)[:, None]
 
 
 def propagation_step(
@@ -151,7 +170,11 @@ def propagation_step(
     rng: np.random.Generator,
     options: PropagationTraining | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean loss over the slices after the first, whose true mask is the prompt (XMem)."""
+    """Mean loss over the slices after the first, whose true mask is the prompt (XMem).
+
+    Often the user has shown one more slice, as in later rounds: its true mask is in memory from
+    the start, and the pass takes it over when it comes there (ours; paper, section II-D).
+    """
     options = options or PropagationTraining()
     size, length = batch.images.shape[:2]
     frames = normalise(batch.images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1))
@@ -160,15 +183,23 @@ def propagation_step(
     key, shrinkage, selection = (x.float() for x in parts[:3])
     frames = frames.unflatten(0, (size, length))
     targets = batch.targets.to(frames)[:, :, None]
-    hidden = network.config.hidden_dim
-    sensory = frames.new_zeros(size, hidden, *key.shape[-2:])
+    no_sensory = frames.new_zeros(size, network.config.hidden_dim, *key.shape[-2:])
     others = torch.zeros_like(targets[:, 0])
-    value, sensory = network.encode_value(
-        frames[:, 0], _slice(parts, 0), sensory, targets[:, 0], others, update_sensory=True
-    )
-    values, losses = [value], []
+
+    def encode(index: int, sensory: Tensor, mask: Tensor, update: bool) -> tuple[Tensor, Tensor]:
+        seen = frames[:, index], _slice(parts, index)
+        return network.encode_value(*seen, sensory, mask, others, update_sensory=update)
+
+    first, sensory = encode(0, no_sensory, targets[:, 0], True)
+    values, losses = {0: first}, []
+    shown = _shown(length, rng, options)
+    for index in shown:  # out of turn: nothing has led up to them
+        values[index], _ = encode(index, no_sensory, targets[:, index], False)
     for index in range(1, length):
-        chosen = _references(index, rng, options)
+        if index in shown:
+            _, sensory = encode(index, sensory, targets[:, index], True)
+            continue
+        chosen = _references(index, shown, rng, options)
         # differences of near squares, which bfloat16 would lose (as in XMem)
         with torch.autocast(key.device.type, enabled=False):
             weights = affinity(
@@ -183,17 +214,14 @@ def propagation_step(
         readout = (memory @ weights).unflatten(2, key.shape[-2:])
         last = index == length - 1
         deep = not last and rng.random() < options.deep_update_share
-        seen = _slice(parts, index)
         update = not deep and not last
+        seen = _slice(parts, index)
         logits, sensory = network.decode(seen, readout, sensory, update_sensory=update)
         aggregated = aggregate(logits.float().sigmoid())
         losses.append(_mask_loss(aggregated, targets[:, index]))
         if not last:
             mask = aggregated.softmax(dim=1)[:, 1:]
-            value, sensory = network.encode_value(
-                frames[:, index], seen, sensory, mask, others, update_sensory=deep
-            )
-            values.append(value)
+            values[index], sensory = encode(index, sensory, mask, deep)
     return torch.stack(losses).mean()
 
 
@@ -202,12 +230,22 @@ def _slice(parts: list[Tensor], index: int) -> SliceParts:
     return SliceParts(*(part[:, index] for part in parts))
 
 
-def _references(index: int, rng: np.random.Generator, options: PropagationTraining) -> list[int]:
-    """Memory slices that slice `index` reads: the prompt slice and some of those before."""
-    if index <= options.reference_slices:
-        return list(range(index))
-    others = rng.choice(np.arange(1, index), options.reference_slices - 1, replace=False)
-    return [0, *sorted(others.tolist())]
+def _shown(length: int, rng: np.random.Generator, options: PropagationTraining) -> list[int]:
+    """At most one slice, beyond the first two, whose true mask is known from the start."""
+    if length < 3 or rng.random() >= options.shown_share:
+        return []
+    return [int(rng.integers(2, length))]
+
+
+def _references(
+    index: int, shown: list[int], rng: np.random.Generator, options: PropagationTraining
+) -> list[int]:
+    """Memory slices that slice `index` reads: those that were shown and some of those before."""
+    before = [other for other in range(1, index) if other not in shown]
+    few = options.reference_slices - 1
+    if len(before) > few:
+        before = rng.choice(before, few, replace=False).tolist()
+    return sorted([0, *shown, *before])
 
 
 def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:

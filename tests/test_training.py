@@ -89,11 +89,11 @@ def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, 
 
     batch = batch()
     options = FitOptions(
-        iterations=20, learning_rate=1e-2, warm_up=1, frozen_share=0.0, bfloat16=bfloat16
+        iterations=30, learning_rate=1e-2, warm_up=1, frozen_share=0.0, bfloat16=bfloat16
     )
     losses = fit(network(), same_step, lambda rng: batch, tmp_path, options).losses
     # the focal loss is rescaled to weights of mean 1 and falls slowly
-    assert len(losses) == 20 and np.mean(losses[-5:]) < 0.75 * losses[0]
+    assert len(losses) == 30 and np.mean(losses[-5:]) < 0.75 * losses[0]
 
 
 def test_a_step_leaves_its_batch_and_the_mode_of_its_network_alone():
@@ -136,13 +136,35 @@ def test_every_weight_learns_from_propagation():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_slice_reads_the_prompt_slice_and_some_of_those_before_it():
+def test_a_slice_reads_what_was_shown_and_some_of_the_slices_before_it():
     options = training.PropagationTraining(reference_slices=3)
-    assert [training._references(i, rng(), options) for i in (1, 2, 3)] == [[0], [0, 1], [0, 1, 2]]
+    references = [training._references(i, [], rng(), options) for i in (1, 2, 3)]
+    assert references == [[0], [0, 1], [0, 1, 2]]
+    assert training._references(2, [5], rng(), options) == [0, 1, 5]
     for seed in range(10):
-        first, *others = training._references(7, rng(seed), options)
-        assert first == 0 and len(others) == 2
+        first, *others, shown = training._references(7, [9], rng(seed), options)
+        assert first == 0 and shown == 9 and len(others) == 2
         assert others == sorted(set(others)) and min(others) >= 1 and others[-1] <= 6
+
+
+def test_one_more_slice_is_shown_as_often_as_asked_and_never_the_next():
+    always, never = (training.PropagationTraining(shown_share=share) for share in (1.0, 0.0))
+    drawn = {training._shown(5, rng(seed), always)[0] for seed in range(40)}
+    assert drawn == {2, 3, 4}
+    assert training._shown(5, rng(), never) == training._shown(2, rng(), always) == []
+
+
+def test_the_slices_before_a_shown_one_read_it():
+    images, targets = bright_boxes(1, 4)
+    always = training.PropagationTraining(shown_share=1.0)
+    seed = next(seed for seed in range(40) if training._shown(4, rng(seed), always) == [3])
+    network = propagation_net()
+    other = torch.cat([targets[:, :3], ~targets[:, 3:]], dim=1)
+    losses = [
+        propagation_step(network, SequenceBatch(images, masks), rng(seed), always).item()
+        for masks in (targets, targets, other)
+    ]
+    assert losses[0] == losses[1] != losses[2]  # slice 3 has no loss of its own
 
 
 def test_the_loss_of_a_mask_is_cross_entropy_and_dice_written_out():
@@ -215,13 +237,39 @@ def test_samples_start_from_nothing_from_a_defective_mask_or_from_one_to_be_remo
     assert not any(sample[0].positive for sample in clicks)
 
 
+ALWAYS = {"forgotten_share": 0.0, "again_share": 0.0}
+
+
+def after_round(clicks, previous, **shares):
+    target = torch.from_numpy(box(4, 20, 4, 15))[None, None].float()
+    options = ClickTraining(**shares)
+    return training._after_round(clicks, target.expand_as(previous), previous, rng(), options)
+
+
 def test_correcting_clicks_are_added_where_something_is_wrong():
-    target = torch.from_numpy(box(4, 20, 4, 15))[None, None]
-    previous = torch.cat([target, torch.zeros_like(target)]).float()
+    right = torch.from_numpy(box(4, 20, 4, 15))[None, None].float()
+    previous = torch.cat([right, torch.zeros_like(right)])
     clicks = [[Click(0, 5, 5)], [Click(0, 6, 6)]]
-    training._add_correcting_clicks(clicks, target.float().expand(2, -1, -1, -1), previous, rng())
+    seen = after_round(clicks, previous, **ALWAYS)
     assert [len(sample) for sample in clicks] == [1, 2]
     assert clicks[1][1].positive
+    assert torch.equal(seen, previous)
+
+
+def test_another_look_adds_no_click():
+    clicks = [[Click(0, 6, 6)]]
+    previous = torch.full((1, 1, 32, 32), 0.2)
+    assert torch.equal(after_round(clicks, previous, again_share=1.0), previous)
+    assert clicks == [[Click(0, 6, 6)]]
+
+
+def test_a_mask_whose_clicks_are_forgotten_comes_with_one_click_on_its_error():
+    clicks = [[Click(0, 6, 6), Click(0, 1, 1, positive=False)]]
+    previous = torch.from_numpy(box(4, 20, 4, 25))[None, None] * 0.97  # ten columns too many
+    seen = after_round(clicks, previous, again_share=0.0, forgotten_share=1.0)
+    (click,) = clicks[0]
+    assert not click.positive and 15 <= click.column < 25
+    assert torch.equal(seen, (previous > 0.5).float())
 
 
 def test_a_click_batch_holds_slices_that_show_their_target():
