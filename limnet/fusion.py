@@ -1,6 +1,6 @@
 """Multi-round fusion: keep, slice by slice, the better of two rounds (paper, section II-C)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -8,13 +8,15 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional
 
-from limnet.packed_masks import PackedMasks
+from limnet.evidence import Errors, evidence_of_rounds
+from limnet.packed_masks import Mask, PackedMasks
 
 Images = Float[Tensor, "batch 3 height width"]  # in [0, 1]
 Masks = Bool[Tensor, "slices height width"]
 
-# (images, previous masks, current masks) -> probability that the previous mask is the better one
-QualityNet = Callable[[Images, Tensor, Tensor], Float[Tensor, " batch"]]
+# (images, previous masks, current masks) -> probability that the previous mask is the better one;
+# the last two may be followed by evidence
+QualityNet = Callable[..., Float[Tensor, " batch"]]
 
 CROP_SIZE = 96  # pixels a side of what the quality net sees
 MARGIN = 1.4  # side of the crop over that of the box around both masks
@@ -72,31 +74,36 @@ def fuse_packed(
     previous: PackedMasks,
     current: PackedMasks,
     *,
-    given: Collection[int] = (),
+    given: Mapping[int, Mask] | None = None,
+    errors: tuple[Errors, Errors] | None = None,
     threshold: float = 0.5,
     batch_size: int = 16,
 ) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
     """As `fuse_rounds`, but no more than a batch of masks is ever unpacked.
 
     Args:
-        given: slices on which the user has decided: the current mask stays, nothing is asked.
+        given: what the user has shown: there the current mask stays and nothing is asked.
+        errors: to expect in the masks of each round; with them the network gets evidence.
 
     Raises:
         ValueError: the rounds do not cover the same slices.
     """
     _check(previous.shape, current.shape)
     height, width = current.slice_shape
+    given = given or {}
     batch_size = max(1, min(batch_size, MOST_PIXELS // (height * width)))
     differs = previous.differs(current)
     differs[list(given)] = False
     changed = np.flatnonzero(differs).tolist()
-    answers = _compare(
-        quality_net,
-        images,
-        lambda batch: tuple(torch.from_numpy(masks[batch]) for masks in (previous, current)),
-        changed,
-        batch_size,
-    )
+
+    def shown(batch: list[int]) -> tuple[Tensor, ...]:
+        masks = previous[batch], current[batch]
+        if errors is None:
+            return tuple(map(torch.from_numpy, masks))
+        found = evidence_of_rounds(previous, current, errors, given, batch)
+        return tuple(map(torch.from_numpy, (*masks, found)))
+
+    answers = _compare(quality_net, images, shown, changed, batch_size)
     previous_better = np.full(len(current), 0.5, dtype=np.float32)
     previous_better[changed] = answers.numpy()
     keep = np.zeros(len(current), dtype=bool)
@@ -114,18 +121,22 @@ def _check(previous: tuple[int, ...], current: tuple[int, ...]) -> None:
 def _compare(
     quality_net: QualityNet,
     images: Callable[[list[int]], Images],
-    masks: Callable[[list[int]], tuple[Masks, Masks]],
+    rounds: Callable[[list[int]], tuple[Tensor, ...]],
     changed: list[int],
     batch_size: int,
 ) -> Float32[Tensor, " changed"]:
-    """The probability that the previous mask is better, of the slices that changed (Eq. 2)."""
+    """The probability that the previous mask is better, of the slices that changed (Eq. 2).
+
+    Args:
+        rounds: previous and current masks of a batch of slices, and evidence if there is any.
+    """
     answers = torch.empty(len(changed))
     for start in range(0, len(changed), batch_size):
         batch = changed[start : start + batch_size]
         shown = images(batch)
-        previous, current = (each.to(shown.device) for each in masks(batch))
+        previous, current, *evidence = (each.to(shown.device) for each in rounds(batch))
         crops = crop_to_masks(shown, previous, current)
-        answers[start : start + len(batch)] = quality_net(*crops).to(answers)
+        answers[start : start + len(batch)] = quality_net(*crops, *evidence).to(answers)
     return answers
 
 

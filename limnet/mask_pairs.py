@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from limnet.defects import corrupt
+from limnet.evidence import evidence_of_rounds
 from limnet.fusion import crop_to_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
+from limnet.networks.quality_net import EVIDENCE
 from limnet.sequences import LabelledVolume, SliceSequence
 from limnet.session import Session
 from limnet.simulated_user import next_click
@@ -34,6 +36,7 @@ class MaskPairs(NamedTuple):
     images: Float[Tensor, "pairs 3 height width"]
     previous: Float[Tensor, "pairs 1 height width"]
     current: Float[Tensor, "pairs 1 height width"]
+    evidence: Float[Tensor, "pairs 3"]  # 0 where there were no rounds
     previous_better: Float[Tensor, " pairs"]  # 1 where it is, else 0
 
     @classmethod
@@ -48,7 +51,8 @@ class MaskPairs(NamedTuple):
 
     def swapped(self) -> "MaskPairs":
         """The same pairs with previous and current exchanged."""
-        return MaskPairs(self.images, self.current, self.previous, 1 - self.previous_better)
+        masks, better = (self.current, self.previous), 1 - self.previous_better
+        return MaskPairs(self.images, *masks, -self.evidence, better)
 
 
 def defective_pairs(sequences: Iterable[SliceSequence], rng: np.random.Generator) -> MaskPairs:
@@ -65,7 +69,8 @@ def defective_pairs(sequences: Iterable[SliceSequence], rng: np.random.Generator
             previous.append(pair[0])
             current.append(pair[1])
             truth.append(target)
-    return _pairs(torch.stack(images), *(np.stack(masks) for masks in (previous, current, truth)))
+    masks = [np.stack(each) for each in (previous, current, truth)]
+    return _pairs(torch.stack(images), *masks, np.zeros((len(truth), len(EVIDENCE)), np.float32))
 
 
 def pairs_of_rounds(
@@ -88,11 +93,16 @@ def pairs_of_rounds(
         before, masks = masks, session.masks
         if before is None:
             continue
-        given = list({each.slice_index for each in session.clicks})
-        changed = np.setdiff1d(np.flatnonzero((before != masks).any(axis=(1, 2))), given)
+        given = {each.slice_index: masks[each.slice_index] for each in session.clicks}
+        changed = np.flatnonzero((before != masks).any(axis=(1, 2)))
+        changed = np.setdiff1d(changed, list(given))
         if len(changed):
             images = torch.from_numpy(volume.rgb(changed))
-            parts.append(_pairs(images, before[changed], masks[changed], target[changed]))
+            old, new = session.rounds[-2:]
+            errors = old.expected_errors, new.expected_errors
+            known = evidence_of_rounds(old.masks, new.masks, errors, given, changed.tolist())
+            shown = before[changed], masks[changed], target[changed]
+            parts.append(_pairs(images, *shown, known))
     return MaskPairs.join(parts)
 
 
@@ -166,7 +176,7 @@ def draw_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int
         pictures = [each.flip(-1) for each in pictures]
     if rng.random() < 0.5:
         pictures = [each.transpose(-1, -2) for each in pictures]
-    return MaskPairs(*pictures, batch.previous_better)
+    return MaskPairs(*pictures, *batch[3:])
 
 
 def _pairs(
@@ -174,6 +184,7 @@ def _pairs(
     previous: Bool[np.ndarray, "slices height width"],
     current: Bool[np.ndarray, "slices height width"],
     truth: Bool[np.ndarray, "slices height width"],
+    evidence: Float32[np.ndarray, "slices 3"],
 ) -> MaskPairs:
     """Crops of the slices on which one mask is clearly better."""
     scores = np.array(
@@ -185,9 +196,10 @@ def _pairs(
     previous, current = (torch.from_numpy(masks[clear]) for masks in (previous, current))
     crops = crop_to_masks(images[torch.from_numpy(clear)], previous, current)
     better = torch.from_numpy(scores[clear, 0] > scores[clear, 1]).float()
-    return MaskPairs(*crops, better)
+    return MaskPairs(*crops, torch.from_numpy(evidence[clear]), better)
 
 
 def _no_pairs() -> MaskPairs:
     empty = torch.zeros(0, 1, 1, 1)
-    return MaskPairs(empty.expand(0, 3, 1, 1), empty, empty, torch.zeros(0))
+    none = torch.zeros(0, len(EVIDENCE))
+    return MaskPairs(empty.expand(0, 3, 1, 1), empty, empty, none, torch.zeros(0))

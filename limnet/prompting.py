@@ -24,7 +24,7 @@ Probability = Float[Tensor, "height width"]
 # (images, click maps, previous probabilities), batches all -> an object with `.mask`, the logits
 ClickNetLike = Callable[[Tensor, Tensor, Tensor], Any]
 
-HEART = 0.75  # of a mask's depth: a negative click deeper than that denies all of it
+HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all of it
 # of one click, each with the mask of the one before: the first sees where the object is, the
 # second looks closer (RITM predicts twice where it starts from a mask)
 PREDICTIONS = 2

@@ -22,8 +22,9 @@ from limnet.rounds import Mask, Masks, PromptedSlice, Round, State, exchanged
 from limnet.slice_features import SliceFeatures
 from limnet.volume import Volume
 
+PerSlice = Float32[np.ndarray, " slices"]
 # (previous masks, current masks) -> per slice the probability that the previous one is better
-Compare = Callable[[Masks, Masks], Float32[np.ndarray, " slices"]]
+Compare = Callable[[Masks, Masks], PerSlice]
 
 
 class Session:
@@ -54,8 +55,7 @@ class Session:
         if features is not None and features.volume is not volume:
             raise ValueError("slice features must be those of this very volume; pass none instead")
         self.volume, self.networks = volume, networks
-        self.fuse, self.threshold, self.options = fuse, threshold, options
-        self.compare = compare
+        self.fuse, self.threshold, self.compare, self.options = fuse, threshold, compare, options
         self.features = features or SliceFeatures(
             volume, networks.propagation_net, working_size=networks.working_size
         )
@@ -214,7 +214,7 @@ class Session:
         found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
         masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
         if self.fuse and self.rounds:
-            masks, previous_better = self._fuse(self.rounds[-1].masks, found, given)
+            masks, previous_better = self._fuse(found, errors, given)
         kept = masks.differs(found)
         if kept.any():
             errors = np.where(kept, self.rounds[-1].expected_errors, errors)
@@ -384,14 +384,14 @@ class Session:
         return look_closer(networks.click_net, image, clicks, probability, networks.zoom_size)
 
     def _fuse(
-        self, previous: PackedMasks, current: PackedMasks, given: dict[int, Mask]
-    ) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
+        self, current: PackedMasks, errors: PerSlice, given: dict[int, Mask]
+    ) -> tuple[PackedMasks, PerSlice]:
         """Eqs. 2-4 wherever the user has not decided."""
+        previous, both = self.rounds[-1].masks, (self.rounds[-1].expected_errors, errors)
         if self.compare is None:
-            how = {"given": given, "threshold": self.threshold}
+            how = {"given": given, "errors": both, "threshold": self.threshold}
             return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
-        elsewhere = ~np.isin(np.arange(len(current)), list(given))
-        previous = previous.where(elsewhere, current)
+        previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)
         previous_better = self.compare(np.asarray(previous), np.asarray(current))
         return previous.where(previous_better > self.threshold, current), previous_better
 

@@ -257,5 +257,5 @@ def quality_step(
     network: QualityNet, batch: MaskPairs, rng: np.random.Generator
 ) -> Float[Tensor, ""]:
     """Binary cross entropy of "the previous mask is better" (Eq. 2)."""
-    logits = network.logits(batch.images, batch.previous, batch.current).float()
+    logits = network.logits(*batch[:4]).float()
     return functional.binary_cross_entropy_with_logits(logits, batch.previous_better)

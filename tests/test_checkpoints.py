@@ -131,7 +131,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     [
         ("{", "Expecting property name"),
         ("[" * 100_000, "nested too deeply"),
-        ("null", "QualityNetConfig needs backbone, width, colour, got None"),
+        ("null", "QualityNetConfig needs backbone, width, colour, evidence, got None"),
         ({"backbone": "resnet10"}, "needs backbone, width"),
         ({"backbone": "resnet10", "width": 2, "hidden": 1}, "needs backbone, width"),
         ({"backbone": "resnet10", "width": 2, "detail_channels": 0}, "needs backbone, width"),

@@ -47,7 +47,7 @@ class Prefers(QualityNet):
         self.config = None
         self.previous_better = previous_better
 
-    def forward(self, images, previous, current):
+    def forward(self, images, previous, current, evidence=None):
         return torch.full((len(images),), self.previous_better)
 
 

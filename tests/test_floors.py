@@ -26,6 +26,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "close_up",
         "history",
     },
+    {"evidence"},
     {
         "memory",
         "slice_features",

@@ -119,7 +119,9 @@ def test_packed_masks_are_fused_as_whole_arrays_are(batch_size, generator):
 
 def test_what_the_user_has_given_is_not_asked_about():
     slices, both = Slices(), [packed(each) for each in rounds(4)]
-    fused, better = fuse_packed(prefers(0.9, 0.8), slices, *both, given={1: None, 2: None})
+    fused, better = fuse_packed(
+        prefers(0.9, 0.8), slices, *both, given=dict.fromkeys((1, 2), np.ones((4, 4), dtype=bool))
+    )
     assert slices.asked == [[0, 3]] and fused.areas.tolist() == [16, 0, 0, 16]
     assert better.tolist() == pytest.approx([0.9, 0.5, 0.5, 0.8])
 
@@ -192,3 +194,18 @@ def test_empty_masks_are_shown_with_the_whole_slice():
     images, empty = torch.rand(1, 3, 60, 80), torch.zeros(1, 60, 80, dtype=bool)
     crop, previous, current = crop_to_masks(images, empty, empty)
     assert crop.isfinite().all() and not previous.any() and not current.any()
+
+
+def test_a_network_gets_the_evidence_of_the_slices_that_it_is_asked_about():
+    previous, current = (packed(masks) for masks in rounds(3))  # full, then empty
+    told = []
+
+    def quality_net(images, previous, current, evidence):
+        told.append(evidence)
+        return torch.zeros(len(images))
+
+    errors = np.zeros(3, np.float32), np.full(3, 11, np.float32)
+    full = np.ones((4, 4), dtype=bool)
+    fuse_packed(quality_net, Slices(), previous, current, given={1: full}, errors=errors)
+    expected = [np.log(16 / 5), np.log(21 / 5), 1.0]  # surer, larger, liker to the one shown
+    np.testing.assert_allclose(told[0], [expected, expected], rtol=1e-6)

@@ -90,7 +90,7 @@ def numbered(first, count, size=4):
     """Pairs whose truth, which is 1 less it where they are swapped, says their number."""
     masks = torch.ones(count, 1, size, 4)
     number = torch.arange(first, first + count).float()
-    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, number)
+    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, torch.zeros(count, 3), number)
 
 
 def numbers(pairs):
@@ -108,12 +108,14 @@ def test_a_batch_has_equal_shares_of_the_sources_that_have_pairs():
 def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
     corner = torch.zeros(1, 1, 4, 4)
     corner[..., 0, 0] = 1
-    pairs = MaskPairs(corner.expand(-1, 3, -1, -1), 0 * corner, corner, torch.zeros(1))
+    images, told = corner.expand(-1, 3, -1, -1), torch.ones(1, 3)
+    pairs = MaskPairs(images, 0 * corner, corner, told, torch.zeros(1))
     seen = set()
     for seed in range(40):
         batch = draw_pairs([pairs], np.random.default_rng(seed), 1)
         better = batch.current if batch.previous_better == 0 else batch.previous
         assert torch.equal(better[:, 0], batch.images[:, 0])
+        assert torch.equal(batch.evidence, told if batch.previous_better == 0 else -told)
         seen.add((batch.previous_better.item(), *better[0, 0].nonzero()[0].tolist()))
     assert {answer for answer, *_ in seen} == {0, 1}
     assert {tuple(place) for _, *place in seen} == {(0, 0), (0, 3), (3, 0)}

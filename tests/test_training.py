@@ -70,7 +70,8 @@ def quality_batch():
     first = torch.where(previous_better[:, None, None], true, false)
     second = torch.where(previous_better[:, None, None], false, true)
     pairs = (mask[:, None].float() for mask in (first, second))
-    return MaskPairs(images[:, None].expand(-1, 3, -1, -1), *pairs, previous_better.float())
+    images = images[:, None].expand(-1, 3, -1, -1)
+    return MaskPairs(images, *pairs, torch.zeros(8, 3), previous_better.float())
 
 
 @pytest.mark.parametrize(

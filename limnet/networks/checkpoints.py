@@ -36,7 +36,7 @@ KINDS = {
 LITE_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHTS_VARIABLE = "LIMNET_WEIGHTS"  # environment: the folder of the paper-size files
 # fields that may be missing, or 0 for what is not there
-OPTIONAL = {"detail_channels", "close_up_size", "memorize_every", "colour"}
+OPTIONAL = {"detail_channels", "close_up_size", "memorize_every", "colour", "evidence"}
 LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not trusted
 
 
@@ -113,7 +113,7 @@ def lite() -> LimNet:
             ClickNetConfig(hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, colour=False)
         ),
         PropagationNet(propagation),
-        QualityNet(QualityNetConfig("resnet10", width=16, colour=False)),
+        QualityNet(QualityNetConfig("resnet10", width=16, colour=False, evidence=True)),
     )
 
 

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from limnet.networks.normalisation import normalise
 from limnet.networks.residual import ResNet, initialise
 
+# what else may speak for a mask (ours, `limnet.evidence`): logarithms of how sure propagation was
+# of it and of its area, and its DSC with the nearest mask that the user has shown
+EVIDENCE = ("certainty", "area", "likeness")
+
 
 @dataclass(frozen=True)
 class QualityNetConfig:
@@ -20,6 +24,7 @@ class QualityNetConfig:
     backbone: str = "resnet18"  # or "resnet50", or the small "resnet10"
     width: int = 64  # channels of the first convolution
     colour: bool = True  # False: trained on grey slices, so colours are averaged
+    evidence: bool = False  # weigh what the rounds tell of themselves too (ours)
 
 
 class QualityNet(nn.Module):
@@ -32,31 +37,40 @@ class QualityNet(nn.Module):
         self.encoder = ResNet(self.config.backbone, width=self.config.width, in_channels=5)
         self.classify = nn.Linear(self.encoder.channels[-1], 1)
         initialise(self)
+        if self.config.evidence:
+            self.weigh = nn.Linear(len(EVIDENCE), 1, bias=False)
+            nn.init.zeros_(self.weigh.weight)
 
     def forward(
         self,
         images: Float[Tensor, "batch 3 height width"],
         previous: Float[Tensor, "batch 1 height width"],
         current: Float[Tensor, "batch 1 height width"],
+        evidence: Float[Tensor, "batch 3"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Probability that the previous mask is better than the current one.
 
         Args:
             images: red, green, blue in [0, 1]; ImageNet normalisation happens inside.
+            evidence: values named EVIDENCE; only networks that weigh it look at it.
         """
-        return self.logits(images, previous, current).sigmoid()
+        return self.logits(images, previous, current, evidence).sigmoid()
 
     def logits(
         self,
         images: Float[Tensor, "batch 3 height width"],
         previous: Float[Tensor, "batch 1 height width"],
         current: Float[Tensor, "batch 1 height width"],
+        evidence: Float[Tensor, "batch 3"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The same before the sigmoid, for training."""
         images = normalise(images, colour=self.config.colour)
         seen = torch.cat([images, previous, current], dim=1).to(self.classify.weight.dtype)
         features = self.encoder(seen)[-1]
-        return self.classify(features.mean(dim=(2, 3)))[:, 0].float()
+        logits = self.classify(features.mean(dim=(2, 3)))[:, 0].float()
+        if self.config.evidence and evidence is not None:
+            logits = logits + self.weigh(evidence.to(self.weigh.weight))[:, 0].float()
+        return logits
 
     @torch.no_grad()
     def divide_logits(self, temperature: float) -> None:
@@ -69,3 +83,5 @@ class QualityNet(nn.Module):
             raise ValueError(f"a temperature must be positive, got {temperature}")
         self.classify.weight /= temperature
         self.classify.bias /= temperature
+        if self.config.evidence:
+            self.weigh.weight /= temperature
