@@ -68,6 +68,14 @@ def test_what_was_trained_stays_as_it_is(networks):
     assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
 
 
+def test_keys_are_made_in_float32(networks):
+    network = networks.propagation_net
+    copy = folded(network, torch.bfloat16)
+    assert copy.dtype == torch.bfloat16
+    assert torch.equal(copy.key_projection.weight, network.key_projection.weight)
+    assert copy.selection_projection.bias.dtype == torch.float32
+
+
 def test_a_norm_that_follows_no_convolution_stays():
     network = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.ReLU())
     assert isinstance(folded(network)[1], nn.BatchNorm2d)

@@ -72,6 +72,9 @@ class SliceParts(NamedTuple):
 class PropagationNet(nn.Module):
     """Key encoder, value encoder and decoder; what they remember is the caller's."""
 
+    # parts that are not rounded further: similarities are differences of near squares
+    FLOAT32 = ("key_projection", "shrinkage_projection", "selection_projection")
+
     def __init__(self, config: PropagationNetConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PropagationNetConfig()
@@ -95,8 +98,8 @@ class PropagationNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and features; keys are float32 always."""
-        return self.key_projection.weight.dtype
+        """Of weights and features; keys and what makes them are float32 always."""
+        return self.value_gate.transform.weight.dtype
 
     def encode_key(self, images: Images) -> KeyFeatures:
         """Keys and features of ImageNet-normalised slices.
@@ -107,10 +110,11 @@ class PropagationNet(nn.Module):
         _check_size(images)
         f4, f8, f16 = self.key_encoder(images.to(self.dtype))
         # similarities are differences of near squares, which bfloat16 would lose (as in XMem)
+        seen = f16.to(self.key_projection.weight.dtype)
         return KeyFeatures(
-            key=self.key_projection(f16).float(),
-            shrinkage=self.shrinkage_projection(f16).float().square() + 1,
-            selection=self.selection_projection(f16).float().sigmoid(),
+            key=self.key_projection(seen).float(),
+            shrinkage=self.shrinkage_projection(seen).float().square() + 1,
+            selection=self.selection_projection(seen).float().sigmoid(),
             f16=f16,
             f8=f8,
             f4=f4,
