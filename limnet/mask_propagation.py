@@ -86,6 +86,7 @@ def _within(
 ) -> Propagated | None:
     """As `propagate_masks`, or None once the object comes near the border of the part."""
     progress, arrived, ended = heard
+    features.kept.begin_sweep()
     frame, part = features.frame, features.part
     shape = features.volume.images.shape[:3]
     masks, errors = dict(given), np.zeros(shape[0], dtype=np.float32)

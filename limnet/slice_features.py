@@ -88,30 +88,48 @@ def symmetric_padding(size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 class Kept:
-    """Features of slices within a number of bytes; the least recently used ones leave."""
+    """Features of slices within a number of bytes; the least recently used ones leave.
+
+    But what this sweep through the slices or the one before has used stays, and what is new then
+    finds no room: a sweep through more slices than there is room for would otherwise drop each
+    one shortly before the next sweep comes to it.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._features: OrderedDict[Hashable, SliceFeature] = OrderedDict()
+        self._last_sweep: dict[Hashable, int] = {}  # that used each of them
+        self._sweep = 0
         self._lock = Lock()  # a background thread may fill what a propagation reads
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._features
 
+    def begin_sweep(self) -> None:
+        """From now on slices are asked for one after another, once or twice each."""
+        with self._lock:
+            self._sweep += 1
+
     def get(self, key: Hashable) -> SliceFeature | None:
         with self._lock:
             if key in self._features:
                 self._features.move_to_end(key)
+                self._last_sweep[key] = self._sweep
             return self._features.get(key)
 
     def put(self, key: Hashable, feature: SliceFeature) -> None:
         with self._lock:
             if key in self._features:
                 return
+            while self._features and self.num_bytes + feature.num_bytes > self.max_bytes:
+                oldest = next(iter(self._features))
+                if self._sweep and self._last_sweep[oldest] >= self._sweep - 1:
+                    return
+                self.num_bytes -= self._features.pop(oldest).num_bytes
+                del self._last_sweep[oldest]
             self._features[key] = feature
+            self._last_sweep[key] = self._sweep
             self.num_bytes += feature.num_bytes
-            while self.num_bytes > self.max_bytes and len(self._features) > 1:
-                self.num_bytes -= self._features.popitem(last=False)[1].num_bytes
 
 
 class SliceFeatures:

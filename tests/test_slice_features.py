@@ -85,6 +85,25 @@ def test_the_slice_just_asked_for_stays_however_small_the_budget(volume):
     assert shared.network.encoded == 3
 
 
+def test_a_sweep_through_too_many_slices_finds_again_what_there_was_room_for(volume):
+    shared = features(volume, max_bytes=3 * features(volume)[0].num_bytes)
+    for encoded in (5, 2, 2):  # slices 0, 1, 2 stay
+        shared.kept.begin_sweep()
+        before = shared.network.encoded
+        for index in range(5):
+            shared[index]
+        assert shared.network.encoded == before + encoded
+
+
+def test_what_two_sweeps_have_not_used_leaves(volume):
+    shared = features(volume, max_bytes=2 * features(volume)[0].num_bytes)
+    for used in ((0, 1), (2, 3), (2, 3)):
+        shared.kept.begin_sweep()
+        for index in used:
+            shared[index]
+    assert 0 not in shared and 1 not in shared and 2 in shared and 3 in shared
+
+
 @pytest.mark.parametrize(
     ("slice_size", "size", "padding"),
     [
