@@ -119,6 +119,7 @@ def _carry(
 ) -> None:
     frame, masks = inside.frame, {index: inside.mask(mask) for index, mask in given.items()}
     net, slices = networks.propagation_net, len(inside)
+    inside.kept.begin_sweep()
     for _, probability in propagate(net, inside, slices, prompt_slice, masks, options):
         frame.leave(frame.unpad(probability)).cpu()
 
