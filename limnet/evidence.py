@@ -37,7 +37,7 @@ def evidence_of_rounds(
     for row, index in zip(found, slice_indices, strict=True):
         masks, wrong = (previous[index], current[index]), (float(each[index]) for each in errors)
         row[0] = -_log_ratio(*wrong)
-        row[1] = _log_ratio(*(float(np.count_nonzero(mask)) for mask in masks))
+        row[1] = _log_ratio(*(float(each.slices[index].area) for each in (previous, current)))
         if given:
             shown = given[min(given, key=lambda other: abs(other - index))]
             row[2] = dice(masks[0], shown) - dice(masks[1], shown)

@@ -72,7 +72,7 @@ class SliceParts(NamedTuple):
 class PropagationNet(nn.Module):
     """Key encoder, value encoder and decoder; what they remember is the caller's."""
 
-    # parts that are not rounded further: similarities are differences of near squares
+    # stay so: similarities are differences of near squares, which bfloat16 would lose (as in XMem)
     FLOAT32 = ("key_projection", "shrinkage_projection", "selection_projection")
 
     def __init__(self, config: PropagationNetConfig | None = None) -> None:
@@ -109,7 +109,6 @@ class PropagationNet(nn.Module):
         """
         _check_size(images)
         f4, f8, f16 = self.key_encoder(images.to(self.dtype))
-        # similarities are differences of near squares, which bfloat16 would lose (as in XMem)
         seen = f16.to(self.key_projection.weight.dtype)
         return KeyFeatures(
             key=self.key_projection(seen).float(),
