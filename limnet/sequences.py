@@ -67,7 +67,7 @@ class SequenceOptions:
     shapes_share: float = 0.45  # of the sequences show random shapes
     synthetic_share: float = 0.35  # of the cropped ones get a random appearance
     fitted_share: float = 0.4  # of the cropped ones are about as large as the target, as zoom-in is
-    painted_share: float = 0.15  # of those with a real image follow a shape painted over it
+    painted_share: float = 0.25  # of those with a real image follow a shape painted over it
     still_share: float = 0.12  # of the cropped ones repeat one slice under a drifting affine map
 
 

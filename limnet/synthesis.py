@@ -150,7 +150,7 @@ def random_shapes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tupl
     for _ in range(rng.integers(2, MAX_SHAPES + 1)):
         size = shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.28)))
         distance = random_shape(rng, grid, size)
-        core = distance < (rng.uniform(0.3, 0.8) ** 2 if rng.random() < 0.2 else 0)
+        core = distance < (rng.uniform(0.3, 0.85) ** 2 if rng.random() < 0.3 else 0)
         filled = rng.random() < 0.6
         labels[(distance < 1) & ~core] = label
         if filled and core.any():
@@ -205,12 +205,26 @@ def paint_shape(
 ) -> tuple[Images, Bool[np.ndarray, "slices height width"]]:
     """Images in [0, 1] with a shape over them that they do not show, and where it is.
 
-    A lesion in real tissue: some of what is below shines through, and the border is soft.
+    A lesion in real tissue: some of what is below shines through, and the border is soft. A third
+    are walls around something else, as of a heart or a bowel.
     """
     size = images.shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.2)))
-    inside = random_shape(rng, warped_grid(rng, images.shape), size) < 1
+    distance = random_shape(rng, warped_grid(rng, images.shape), size)
+    inside = distance < 1
     if not inside.any():
         return images, inside
+    if rng.random() < 0.33:
+        core = distance < rng.uniform(0.4, 0.85) ** 2
+        images, inside = _painted(rng, images, core) if core.any() else images, inside & ~core
+    return _painted(rng, images, inside), inside
+
+
+def _painted(
+    rng: np.random.Generator, images: Images, inside: Bool[np.ndarray, "slices height width"]
+) -> Images:
+    """The images with an intensity of its own inside."""
+    if not inside.any():
+        return images
     share = _blur(inside.astype(np.float32), rng.uniform(0.4, 1.2))
     below = images[inside]
     contrast = max(rng.uniform(0.08, 0.5), 0.7 * float(below.std()))
@@ -219,7 +233,7 @@ def paint_shape(
     texture = smooth_noise(rng, images.shape, (2, 16, 16))[0] * np.float32(rng.uniform(0, 0.06))
     through = np.float32(rng.uniform(0, 0.7))
     painted = mean + sign * contrast + through * (images - mean) + texture
-    return np.clip(images + share * (painted - images), 0, 1).astype(np.float32), inside
+    return np.clip(images + share * (painted - images), 0, 1).astype(np.float32)
 
 
 def degrade(rng: np.random.Generator, images: Images) -> Images:

@@ -21,6 +21,7 @@ from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregate
 from limnet.networks.quality_net import QualityNet
+from limnet.played_slices import PlayedSlices
 from limnet.sequences import SliceSequence
 from limnet.simulated_user import error_click, first_clicks
 
@@ -30,6 +31,22 @@ class ClickBatch(NamedTuple):
 
     images: Float32[Tensor, "batch height width"]
     targets: Bool[Tensor, "batch height width"]
+    # masks that the first clicks correct (`limnet.played_slices`); None, or empty: nothing yet
+    previous: Bool[Tensor, "batch height width"] | None = None
+
+    @classmethod
+    def join(cls, *parts: "ClickBatch | PlayedSlices") -> "ClickBatch":
+        """The slices of all parts in one batch."""
+        previous = [
+            torch.zeros_like(part.targets) if part.previous is None else part.previous
+            for part in parts
+        ]
+        images, targets = ([part[index] for part in parts] for index in (0, 1))
+        return cls(*(torch.cat(tensors) for tensors in (images, targets, previous)))
+
+    def to(self, device: torch.device | str) -> "ClickBatch":
+        """The same batch on a device."""
+        return ClickBatch(*(each if each is None else each.to(device) for each in self))
 
 
 class SequenceBatch(NamedTuple):
@@ -45,7 +62,7 @@ class ClickTraining:
 
     decay: float = 0.25  # k further clicks of a polarity have a probability ~ decay^k (RITM: 0.8)
     max_clicks: int = 24  # of one polarity at the start
-    max_rounds: int = 2  # of correcting clicks before the step that learns (RITM: 3)
+    max_rounds: int = 2  # of correcting clicks after the first (RITM: 3)
     defective_share: float = 0.3  # samples that start from a defective mask (section III-B)
     absent_share: float = 0.05  # samples whose previous mask must be clicked away altogether
     # of the rounds: masks whose clicks are forgotten, as of a slice that propagation came to (ours)
@@ -89,24 +106,29 @@ def click_step(
     rng: np.random.Generator,
     options: ClickTraining | None = None,
 ) -> Float[Tensor, ""]:
-    """Loss of one batch after simulated clicks: focal and auxiliary as in RITM, and Dice."""
+    """Mean loss of simulated rounds: focal and auxiliary as in RITM, and Dice.
+
+    RITM learns from the last round alone; here every round teaches, since its prediction has to be
+    made in any case (ours: half as many steps again in the same time).
+    """
     options = options or ClickTraining()
     images = batch.images[:, None].expand(-1, 3, -1, -1)
-    targets, previous, clicks = _first_clicks(batch.targets.cpu().numpy(), rng, options)
+    given = torch.zeros_like(batch.targets) if batch.previous is None else batch.previous
+    starts = _first_clicks(batch.targets.cpu().numpy(), given.cpu().numpy(), rng, options)
+    targets, previous, clicks = starts
     targets, previous = (torch.from_numpy(x).to(images)[:, None] for x in (targets, previous))
-    learning = network.training
-    network.eval()
-    with torch.no_grad():
-        for _ in range(rng.integers(options.max_rounds + 1)):
-            previous = network(images, _maps(clicks, images), previous).mask.float().sigmoid()
-            previous = _after_round(clicks, targets, previous, rng, options)
-    network.train(learning)
-    # losses need float32, also where autocast has the network compute in bfloat16
-    mask, auxiliary = (x.float() for x in network(images, _maps(clicks, images), previous))
-    auxiliary = functional.binary_cross_entropy_with_logits(auxiliary, targets)
-    main = normalised_focal_loss(mask, targets).mean()
-    overlap = dice_loss(mask.sigmoid(), targets).mean()
-    return main + options.auxiliary_weight * auxiliary + options.dice_weight * overlap
+    losses, rounds = [], rng.integers(options.max_rounds + 1)
+    for further in reversed(range(rounds + 1)):
+        # losses need float32, also where autocast has the network compute in bfloat16
+        mask, auxiliary = (x.float() for x in network(images, _maps(clicks, images), previous))
+        auxiliary = functional.binary_cross_entropy_with_logits(auxiliary, targets)
+        main = normalised_focal_loss(mask, targets).mean()
+        overlap = dice_loss(mask.sigmoid(), targets).mean()
+        weighted = options.auxiliary_weight * auxiliary + options.dice_weight * overlap
+        losses.append(main + weighted)
+        if further:
+            previous = _after_round(clicks, targets, mask.detach().sigmoid(), rng, options)
+    return torch.stack(losses).mean()
 
 
 def _maps(clicks: list[list[Click]], images: Tensor) -> Tensor:
@@ -116,16 +138,18 @@ def _maps(clicks: list[list[Click]], images: Tensor) -> Tensor:
 
 def _first_clicks(
     targets: Bool[np.ndarray, "batch height width"],
+    given: Bool[np.ndarray, "batch height width"],
     rng: np.random.Generator,
     options: ClickTraining,
 ) -> tuple[np.ndarray, np.ndarray, list[list[Click]]]:
     """Targets, previous masks and first clicks of every sample."""
-    targets = targets.copy()
-    previous = np.zeros_like(targets)
+    targets, previous = targets.copy(), given.copy()
     clicks = []
     for target, mask in zip(targets, previous, strict=True):
         chance = rng.random()
-        if chance < options.defective_share:
+        if mask.any():
+            pass
+        elif chance < options.defective_share:
             mask[:] = corrupt(target, rng)[0]
         elif chance < options.defective_share + options.absent_share:
             mask[:] = target

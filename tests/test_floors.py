@@ -46,8 +46,9 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"sequences"},
     {"mask_propagation", "filling"},
     {"session"},
-    {"mask_pairs", "annotation", "slice_provenance"},
+    {"mask_pairs", "played_slices", "annotation", "slice_provenance"},
     {"training", "evaluation", "model_card", "journal", "export", "comparators"},
+    {"validation"},
     {"widget", "tables", "benchmark", "report_site", "fetch", "claims", "leak_audit", "large_run"},
 ]
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

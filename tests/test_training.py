@@ -9,10 +9,12 @@ from test_click_net import TINY
 from limnet import training
 from limnet.clicks import Click
 from limnet.fit import FitOptions, fit
+from limnet.losses import dice_loss, normalised_focal_loss
 from limnet.mask_pairs import MaskPairs
 from limnet.networks.click_net import ClickNet
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
+from limnet.played_slices import PlayedSlices
 from limnet.sequences import SliceSequence
 from limnet.simulated_user import error_click, first_clicks
 from limnet.training import (
@@ -97,22 +99,23 @@ def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, 
 
     batch = batch()
     options = FitOptions(
-        iterations=20, learning_rate=1e-2, warm_up=1, frozen_share=0.0, bfloat16=bfloat16
+        iterations=40, learning_rate=1e-2, warm_up=1, frozen_share=0.0, bfloat16=bfloat16
     )
     losses = fit(network(), same_step, lambda rng: batch, tmp_path, options).losses
-    # the focal loss is rescaled to weights of mean 1 and falls slowly
-    assert len(losses) == 20 and np.mean(losses[-5:]) < 0.75 * losses[0]
+    # the focal loss is rescaled to weights of mean 1 and falls slowly, that of first clicks most of
+    # all, which counts too as every round teaches (with the last alone 20 iterations were enough)
+    assert len(losses) == 40 and np.mean(losses[-5:]) < 0.75 * losses[0]
 
 
 def test_a_step_leaves_its_batch_and_the_mode_of_its_network_alone():
     batch, network = ClickBatch(*bright_boxes(2)), click_net()
-    before = [tensor.clone() for tensor in batch]
+    before = [tensor.clone() for tensor in batch[:2]]
     for mode in (True, False):
         network.train(mode)
         for seed in range(3):
             click_step(network, batch, rng(seed))
         assert network.training is mode and network.hrnet.bn1.training is mode
-    assert all(torch.equal(*pair) for pair in zip(batch, before, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(batch[:2], before, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -228,8 +231,8 @@ def test_a_target_that_fills_its_slice_gets_no_negative_clicks():
 def test_samples_start_from_nothing_from_a_defective_mask_or_from_one_to_be_removed():
     targets = np.stack([box(8, 20, 10, 24)] * 8)
 
-    def start(**shares):
-        return training._first_clicks(targets, rng(), ClickTraining(**shares))
+    def start(given=targets & False, **shares):
+        return training._first_clicks(targets, given, rng(), ClickTraining(**shares))
 
     truth, previous, clicks = start(defective_share=0.0, absent_share=0.0)
     assert np.array_equal(truth, targets) and not previous.any()
@@ -243,6 +246,45 @@ def test_samples_start_from_nothing_from_a_defective_mask_or_from_one_to_be_remo
     truth, previous, clicks = start(defective_share=0.0, absent_share=1.0)
     assert not truth.any() and np.array_equal(previous, targets)
     assert not any(sample[0].positive for sample in clicks)
+    played = np.roll(targets, 5, axis=2)  # whatever is asked: it has its mask already
+    truth, previous, clicks = start(played, defective_share=0.5, absent_share=0.5)
+    assert np.array_equal(truth, targets) and np.array_equal(previous, played)
+    assert [len(sample) for sample in clicks] == [1] * 8
+
+
+def test_every_round_teaches():
+    batch, network = ClickBatch(*bright_boxes(2)), click_net()
+    seed = next(seed for seed in range(40) if rounds_of(network, batch, seed) == 3)
+    seen = []
+    hook = network.register_forward_hook(lambda *call: seen.append(call[2]))
+    loss = click_step(network, batch, rng(seed), ClickTraining(**EVERY_ROUND))
+    hook.remove()
+    targets = batch.targets[:, None].float()
+    slow = []
+    for mask, auxiliary in seen:
+        first_guess = torch.nn.functional.binary_cross_entropy_with_logits(auxiliary, targets)
+        main, overlap = normalised_focal_loss(mask, targets), dice_loss(mask.sigmoid(), targets)
+        slow.append(main.mean() + 0.4 * first_guess + overlap.mean())
+    torch.testing.assert_close(loss, sum(slow) / 3)
+
+
+def rounds_of(network, batch, seed):
+    """Predictions of a step."""
+    seen = []
+    hook = network.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        click_step(network, batch, rng(seed), ClickTraining(**EVERY_ROUND, absent_share=0.0))
+    hook.remove()
+    return len(seen)
+
+
+def test_batches_are_joined_with_masks_that_were_played():
+    images, targets = bright_boxes(2)
+    played = PlayedSlices(images[:1], targets[:1], targets[1:])
+    batch = ClickBatch.join(ClickBatch(images, targets), played).to("cpu")
+    assert torch.equal(batch.images, images[[0, 1, 0]])
+    assert torch.equal(batch.targets, targets[[0, 1, 0]])
+    assert not batch.previous[:2].any() and torch.equal(batch.previous[2], targets[1])
 
 
 def after_round(clicks, previous, **shares):
