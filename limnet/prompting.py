@@ -147,7 +147,10 @@ def look_closer(
     _check(image, clicks, probability)
     # RITM: crops of at least 200 pixels are enlarged to 400
     zoom = ZoomIn(target_size=zoom_size, min_crop_size=zoom_size // 2, skip_clicks=-1)
-    implied = implied_click(clicks, (probability > 0.5).cpu().numpy())
+    mask = (probability > 0.5).cpu().numpy()
+    if denies_all(clicks, mask):
+        return torch.zeros_like(probability)
+    implied = implied_click(clicks, mask)
     clicks = [*clicks, implied] if implied else list(clicks)
     previous = probability if probability.any() else None
     for _ in range(PREDICTIONS):
@@ -155,20 +158,36 @@ def look_closer(
     return previous
 
 
+def denies_all(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> bool:
+    """Whether lone negative clicks hit the heart of a mask: nothing of it is right then.
+
+    As where propagation ran on beyond the end of an object.
+    """
+    if not mask.any() or any(click.positive for click in clicks):
+        return False
+    depth = _depth(mask)
+    return bool(
+        max(depth[int(each.row), int(each.column)] for each in clicks) > HEART * depth.max()
+    )
+
+
 def implied_click(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> Click | None:
     """The positive click that lone negative clicks on a mask leave unsaid, or None.
 
-    Who takes a part of a mask away agrees with the rest of it: its deepest pixel. But a click about
-    as deep says that nothing of the mask is right. (Networks that were mostly shown a positive
-    click take away all of the mask where there is none.)
+    Who takes a part of a mask away agrees with the rest of it: its deepest pixel, unless the click
+    `denies_all`. (Networks that were mostly shown a positive click take away all of the mask where
+    there is none.)
     """
-    if not mask.any() or any(click.positive for click in clicks):
+    if not mask.any() or any(click.positive for click in clicks) or denies_all(clicks, mask):
         return None
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    if max(depth[int(click.row), int(click.column)] for click in clicks) > HEART * depth.max():
-        return None
+    depth = _depth(mask)
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return Click(clicks[0].slice_index, int(row), int(column), True)
+
+
+def _depth(mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
+    """How far each pixel is from those off the mask."""
+    return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
 
 
 def _predict(

@@ -11,6 +11,7 @@ from limnet.prompting import (
     Region,
     ZoomIn,
     crop_and_resize,
+    denies_all,
     implied_click,
     look_closer,
     paste_back,
@@ -236,6 +237,15 @@ def test_a_negative_click_in_the_heart_of_the_mask_denies_all_of_it():
     mask = np.zeros((40, 60), dtype=bool)
     mask[10:31, 10:31] = True
     assert implied_click([Click(0, 20, 21, positive=False)], mask) is None
+    assert denies_all([Click(0, 20, 21, positive=False)], mask)
+    assert not denies_all([Click(0, 20, 21, positive=False), Click(0, 15, 15)], mask)
+    assert not denies_all([Click(0, 12, 28, positive=False)], mask)
+
+
+def test_where_all_is_denied_nothing_is_left_and_no_network_is_asked():
+    mask, network = rectangle(10, 31, 10, 31).float(), Recorder(disk_where_clicked)
+    seen = look_closer(network, IMAGE, [Click(0, 20, 21, positive=False)], mask, 32)
+    assert seen.shape == mask.shape and not seen.any() and not network.seen
 
 
 def test_nothing_is_implied_where_a_click_is_positive_or_there_is_no_mask():
