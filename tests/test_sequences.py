@@ -97,8 +97,9 @@ def test_the_window_is_shown_as_0_to_1(monkeypatch, hounsfield, least, most):
     labels = np.ones((5, 64, 64), np.uint8)
     images = np.full(labels.shape, hounsfield, np.int16)
     volume = LabelledVolume(labels, (1,), images, (-160.0, 240.0))
+    options = SequenceOptions(5, 8, synthetic_share=0.0, painted_share=0.0)
     for seed in range(10):
-        shown = cropped_sequence(rng(seed), volume, SequenceOptions(5, 8, synthetic_share=0.0))
+        shown = cropped_sequence(rng(seed), volume, options)
         assert least - 1e-6 <= shown.images.min() and shown.images.max() <= most + 1e-6
 
 

@@ -76,6 +76,13 @@ def test_a_painted_shape_is_what_changed_most():
     assert found >= 6
 
 
+def test_some_painted_shapes_are_walls_around_something_else():
+    images = rng().random((1, 96, 96), dtype=np.float32)
+    painted = [paint_shape(rng(seed), images)[1][0] for seed in range(40)]
+    holes = [(ndimage.binary_fill_holes(inside) ^ inside).any() for inside in painted]
+    assert 3 <= sum(holes) <= 20
+
+
 def test_what_has_no_label_is_not_always_of_one_kind():
     labels = np.zeros((2, 64, 64), np.uint8)
     labels[:, 20:40, 20:40] = 1
