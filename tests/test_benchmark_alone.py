@@ -9,7 +9,7 @@ from fakes import fakes
 
 from limnet.benchmark import alone, setting
 from limnet.benchmark.alone import measure_alone
-from limnet.benchmark.setting import Setting
+from limnet.benchmark.setting import GIGABYTE, Setting
 from limnet.phantoms import ORGANS, Phantom
 
 SMALL = Setting(slices=4, size=32, clicks=2, repeats=2, cache_gb=0)
@@ -56,3 +56,16 @@ def test_the_row_is_the_last_line_that_the_process_prints(phantom, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     assert measure_alone(SMALL) == {"a": 1}
+
+
+def test_a_peak_that_the_kernel_counts_lower_later_is_still_the_peak(phantom, monkeypatch, capsys):
+    def run(command, **_):
+        alone.main(Path(command[3]))
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
+
+    counted = iter((3 * GIGABYTE, 2 * GIGABYTE))
+    monkeypatch.setattr(alone, "peak_memory", lambda: next(counted))
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Setting, "load", lambda setting: fakes())
+    row = measure_alone(SMALL)
+    assert (row["memory_before_gb"], row["memory_gb"]) == (3, 3)
