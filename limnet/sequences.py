@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limnet.datasets import Case, collection_cases
+from limnet.hearts import CHAMBERS, heart
 from limnet.phantoms import STRUCTURES, abdomen
 from limnet.synthesis import degrade, paint_shape, random_appearance, random_shapes
 from limnet.volume import CT_WINDOWS
@@ -227,6 +228,12 @@ def phantom_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
         window = tuple(float(edge) for edge in CT_WINDOWS["abdomen"])
         volumes.append(LabelledVolume(phantom.structures, PHANTOM_TARGETS, phantom.images, window))
     return volumes
+
+
+def heart_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
+    """Synthetic hearts: two ventricles and the ring of muscle around one of them."""
+    hearts = [heart(seed) for seed in seeds]
+    return [LabelledVolume(each.labels, tuple(CHAMBERS.values()), each.images) for each in hearts]
 
 
 def collection_volumes(data_root: str | Path) -> list[LabelledVolume]:

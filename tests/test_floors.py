@@ -42,7 +42,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "dicom_segmentation",
         "fit",
     },
-    {"propagation", "datasets", "rounds", "protocols"},
+    {"propagation", "datasets", "rounds", "protocols", "hearts"},
     {"sequences"},
     {"mask_propagation", "filling"},
     {"session"},

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from limnet import sequences
+from limnet.hearts import CHAMBERS, heart
 from limnet.sequences import (
     MIN_AREA,
     LabelledVolume,
@@ -216,6 +217,14 @@ def test_volumes_of_collections_have_their_labels_numbered_anew(tmp_path):
     assert [int(labels.max()) for labels in scan.labels] == [0, 1, 0, 2]
     assert scan.images[3].max() == 30 - 1000
     assert label_map.images is None and label_map.targets == (1,)
+
+
+def test_the_targets_of_hearts_are_the_ventricles_and_the_ring_between_them():
+    (volume,) = sequences.heart_volumes([7])
+    made = heart(7)
+    assert np.array_equal(volume.labels, made.labels)
+    assert np.array_equal(volume.images, made.images)
+    assert volume.targets == tuple(CHAMBERS.values())
 
 
 def test_what_is_held_out_or_may_not_be_trained_on_is_left_out(tmp_path):
