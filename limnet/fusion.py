@@ -1,6 +1,6 @@
 """Multi-round fusion: keep, slice by slice, the better of two rounds (paper, section II-C)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional
 
-from limnet.evidence import Errors, evidence_of_rounds
-from limnet.packed_masks import Mask, PackedMasks
+from limnet.evidence import Evidence
+from limnet.packed_masks import PackedMasks
 
 Images = Float[Tensor, "batch 3 height width"]  # in [0, 1]
 Masks = Bool[Tensor, "slices height width"]
@@ -74,36 +74,31 @@ def fuse_packed(
     previous: PackedMasks,
     current: PackedMasks,
     *,
-    given: Mapping[int, Mask] | None = None,
-    errors: tuple[Errors, Errors] | None = None,
+    given: Collection[int] = (),
+    evidence: Evidence | None = None,
     threshold: float = 0.5,
     batch_size: int = 16,
 ) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
     """As `fuse_rounds`, but no more than a batch of masks is ever unpacked.
 
     Args:
-        given: what the user has shown: there the current mask stays and nothing is asked.
-        errors: to expect in the masks of each round; with them the network gets evidence.
+        given: slices that the user has shown: there the current mask stays and nothing is asked.
+        evidence: of these rounds, for networks that weigh it.
 
     Raises:
         ValueError: the rounds do not cover the same slices.
     """
     _check(previous.shape, current.shape)
     height, width = current.slice_shape
-    given = given or {}
     batch_size = max(1, min(batch_size, MOST_PIXELS // (height * width)))
     differs = previous.differs(current)
     differs[list(given)] = False
     changed = np.flatnonzero(differs).tolist()
 
-    def shown(batch: list[int]) -> tuple[Tensor, ...]:
-        masks = previous[batch], current[batch]
-        if errors is None:
-            return tuple(map(torch.from_numpy, masks))
-        found = evidence_of_rounds(previous, current, errors, given, batch)
-        return tuple(map(torch.from_numpy, (*masks, found)))
+    def masks(batch: list[int]) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(previous[batch]), torch.from_numpy(current[batch])
 
-    answers = _compare(quality_net, images, shown, changed, batch_size)
+    answers = _compare(quality_net, images, masks, changed, batch_size, evidence)
     previous_better = np.full(len(current), 0.5, dtype=np.float32)
     previous_better[changed] = answers.numpy()
     keep = np.zeros(len(current), dtype=bool)
@@ -121,22 +116,26 @@ def _check(previous: tuple[int, ...], current: tuple[int, ...]) -> None:
 def _compare(
     quality_net: QualityNet,
     images: Callable[[list[int]], Images],
-    rounds: Callable[[list[int]], tuple[Tensor, ...]],
+    rounds: Callable[[list[int]], tuple[Masks, Masks]],
     changed: list[int],
     batch_size: int,
+    evidence: Evidence | None = None,
 ) -> Float32[Tensor, " changed"]:
     """The probability that the previous mask is better, of the slices that changed (Eq. 2).
 
     Args:
-        rounds: previous and current masks of a batch of slices, and evidence if there is any.
+        rounds: previous and current masks of a batch of slices.
     """
     answers = torch.empty(len(changed))
     for start in range(0, len(changed), batch_size):
         batch = changed[start : start + batch_size]
         shown = images(batch)
-        previous, current, *evidence = (each.to(shown.device) for each in rounds(batch))
-        crops = crop_to_masks(shown, previous, current)
-        answers[start : start + len(batch)] = quality_net(*crops, *evidence).to(answers)
+        previous, current = (each.to(shown.device) for each in rounds(batch))
+        seen = crop_to_masks(shown, previous, current)
+        if evidence is not None:
+            told = torch.from_numpy(evidence.on(batch, shown))
+            seen = *seen, told.to(shown.device)
+        answers[start : start + len(batch)] = quality_net(*seen).to(answers)
     return answers
 
 

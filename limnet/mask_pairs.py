@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from limnet.defects import corrupt
-from limnet.evidence import evidence_of_rounds
+from limnet.evidence import Evidence
 from limnet.fusion import crop_to_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
@@ -36,7 +36,7 @@ class MaskPairs(NamedTuple):
     images: Float[Tensor, "pairs 3 height width"]
     previous: Float[Tensor, "pairs 1 height width"]
     current: Float[Tensor, "pairs 1 height width"]
-    evidence: Float[Tensor, "pairs 3"]  # 0 where there were no rounds
+    evidence: Float[Tensor, "pairs 4"]  # 0 where there were no rounds
     previous_better: Float[Tensor, " pairs"]  # 1 where it is, else 0
 
     @classmethod
@@ -84,6 +84,10 @@ def pairs_of_rounds(
     """Pairs of slices that changed from one round without fusion to the next."""
     session = Session(volume, networks, fuse=False, features=features)
     parts, masks = [], None
+
+    def slices(indices: list[int]) -> Tensor:
+        return torch.from_numpy(volume.rgb(indices))
+
     for _ in range(rounds):
         click = next_click(target, masks, session.clicks)
         if click is None:
@@ -97,10 +101,11 @@ def pairs_of_rounds(
         changed = np.flatnonzero((before != masks).any(axis=(1, 2)))
         changed = np.setdiff1d(changed, list(given))
         if len(changed):
-            images = torch.from_numpy(volume.rgb(changed))
+            images = slices(changed.tolist())
             old, new = session.rounds[-2:]
             errors = old.expected_errors, new.expected_errors
-            known = evidence_of_rounds(old.masks, new.masks, errors, given, changed.tolist())
+            both = Evidence.of(old.masks, new.masks, errors, given, slices)
+            known = both.on(changed.tolist(), images)
             shown = before[changed], masks[changed], target[changed]
             parts.append(_pairs(images, *shown, known))
     return MaskPairs.join(parts)
@@ -184,7 +189,7 @@ def _pairs(
     previous: Bool[np.ndarray, "slices height width"],
     current: Bool[np.ndarray, "slices height width"],
     truth: Bool[np.ndarray, "slices height width"],
-    evidence: Float32[np.ndarray, "slices 3"],
+    evidence: Float32[np.ndarray, "slices 4"],
 ) -> MaskPairs:
     """Crops of the slices on which one mask is clearly better."""
     scores = np.array(

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from limnet.clicks import Box, Click, check_inside
+from limnet.evidence import Evidence
 from limnet.fusion import fuse_packed
 from limnet.history import History
 from limnet.mask_propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
@@ -92,7 +93,7 @@ class Session:
             return state.locked[slice_index]
         if slice_index in state.prompts:
             return state.prompts[slice_index].mask
-        return self._mask_of_round(slice_index)
+        return self._masks_of_round()[slice_index]
 
     def add_click(self, click: Click) -> Mask:
         """Add a click and return its slice's new prompt mask.
@@ -355,13 +356,10 @@ class Session:
 
     def _start(self, slice_index: int) -> Tensor:
         """What a first click on a slice corrects: an earlier round's mask, or nothing yet."""
-        return self._tensor(self._mask_of_round(slice_index))
+        return self._tensor(self._masks_of_round()[slice_index])
 
     def _tensor(self, mask: Mask) -> Tensor:
         return torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
-
-    def _mask_of_round(self, slice_index: int) -> Mask:
-        return self._masks_of_round()[slice_index]
 
     def _masks_of_round(self) -> PackedMasks:
         if self.rounds:
@@ -389,8 +387,10 @@ class Session:
         """Eqs. 2-4 wherever the user has not decided."""
         previous, both = self.rounds[-1].masks, (self.rounds[-1].expected_errors, errors)
         if self.compare is None:
-            how = {"given": given, "errors": both, "threshold": self.threshold}
-            return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
+            net, images = self.networks.quality_net, self._images
+            told = Evidence.of(previous, current, both, given, images)
+            how = {"given": given, "evidence": told, "threshold": self.threshold}
+            return fuse_packed(net, images, previous, current, **how)
         previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)
         previous_better = self.compare(np.asarray(previous), np.asarray(current))
         return previous.where(previous_better > self.threshold, current), previous_better

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from limnet import fusion
+from limnet.evidence import Evidence
 from limnet.fusion import crop_to_masks, fuse_packed, fuse_rounds
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.packed_masks import PackedMasks
@@ -119,9 +120,7 @@ def test_packed_masks_are_fused_as_whole_arrays_are(batch_size, generator):
 
 def test_what_the_user_has_given_is_not_asked_about():
     slices, both = Slices(), [packed(each) for each in rounds(4)]
-    fused, better = fuse_packed(
-        prefers(0.9, 0.8), slices, *both, given=dict.fromkeys((1, 2), np.ones((4, 4), dtype=bool))
-    )
+    fused, better = fuse_packed(prefers(0.9, 0.8), slices, *both, given=(1, 2))
     assert slices.asked == [[0, 3]] and fused.areas.tolist() == [16, 0, 0, 16]
     assert better.tolist() == pytest.approx([0.9, 0.5, 0.5, 0.8])
 
@@ -205,7 +204,8 @@ def test_a_network_gets_the_evidence_of_the_slices_that_it_is_asked_about():
         return torch.zeros(len(images))
 
     errors = np.zeros(3, np.float32), np.full(3, 11, np.float32)
-    full = np.ones((4, 4), dtype=bool)
-    fuse_packed(quality_net, Slices(), previous, current, given={1: full}, errors=errors)
-    expected = [np.log(16 / 5), np.log(21 / 5), 1.0]  # surer, larger, liker to the one shown
-    np.testing.assert_allclose(told[0], [expected, expected], rtol=1e-6)
+    given = {1: np.ones((4, 4), dtype=bool)}
+    evidence = Evidence.of(previous, current, errors, given, Slices())
+    fuse_packed(quality_net, Slices(), previous, current, given=given, evidence=evidence)
+    np.testing.assert_array_equal(told[0], evidence.on([0, 2], Slices()([0, 2])))
+    assert (told[0][:, :3] > 0).all()  # surer, larger, liker to the one shown

@@ -90,7 +90,7 @@ def numbered(first, count, size=4):
     """Pairs whose truth, which is 1 less it where they are swapped, says their number."""
     masks = torch.ones(count, 1, size, 4)
     number = torch.arange(first, first + count).float()
-    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, torch.zeros(count, 3), number)
+    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, torch.zeros(count, 4), number)
 
 
 def numbers(pairs):
@@ -108,7 +108,7 @@ def test_a_batch_has_equal_shares_of_the_sources_that_have_pairs():
 def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
     corner = torch.zeros(1, 1, 4, 4)
     corner[..., 0, 0] = 1
-    images, told = corner.expand(-1, 3, -1, -1), torch.ones(1, 3)
+    images, told = corner.expand(-1, 3, -1, -1), torch.ones(1, 4)
     pairs = MaskPairs(images, 0 * corner, corner, told, torch.zeros(1))
     seen = set()
     for seed in range(40):

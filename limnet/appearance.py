@@ -1,0 +1,63 @@
+"""How bright an object is on the slices where the user has shown it, and what is around it (ours).
+
+The region term of interactive graph cuts (Boykov and Jolly, 2001): a histogram of what is inside
+against one of what is just outside.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+BINS = 32  # of intensities from 0 to 1
+SMOOTHING = 1.0  # bins: deviation of the Gaussian over a histogram
+LEAST_RING = 3  # pixels: width of what counts as around the object
+
+Grey = Float[np.ndarray, "height width"]  # in [0, 1]
+Mask = Bool[np.ndarray, "height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class Appearance:
+    """Votes of intensities: above 0 they are found rather inside the object, below 0 around it."""
+
+    votes: Float[np.ndarray, " bins"]  # log of p(intensity | inside) / p(intensity | around)
+
+    @classmethod
+    def of(cls, shown: Iterable[tuple[Grey, Mask]]) -> "Appearance":
+        """Learnt from slices and the object's masks there; without any, nothing has a vote."""
+        inside, around = np.zeros(BINS), np.zeros(BINS)
+        for grey, mask in shown:
+            if not mask.any():
+                continue
+            width = max(LEAST_RING, int(np.sqrt(mask.sum()) / 3))
+            box = surroundings(mask, width)
+            bins, mask = _bins(grey[box]), mask[box]
+            off = ndimage.distance_transform_edt(~mask)
+            inside += np.bincount(bins[mask], minlength=BINS)
+            around += np.bincount(bins[(off > 0) & (off <= width)], minlength=BINS)
+        inside, around = (
+            ndimage.gaussian_filter1d(counts, SMOOTHING, mode="nearest") + 0.5
+            for counts in (inside, around)
+        )
+        return cls(np.log(inside / inside.sum()) - np.log(around / around.sum()))
+
+    def prefers(self, grey: Grey, first: Mask, second: Mask) -> float:
+        """Mean vote for the first mask of the pixels on which both differ; 0 if there are none."""
+        differs = first ^ second
+        if not differs.any():
+            return 0.0
+        votes = self.votes[_bins(grey[differs])]
+        return float(np.where(first[differs], votes, -votes).mean())
+
+
+def surroundings(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the box of a mask that is not empty, with a margin of some pixels."""
+    ends = (np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    return tuple(slice(max(0, first - margin), last + margin + 1) for first, last in ends)
+
+
+def _bins(grey: np.ndarray) -> np.ndarray:
+    return np.clip((grey * BINS).astype(np.intp), 0, BINS - 1)

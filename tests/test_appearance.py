@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from limnet.appearance import BINS, Appearance, surroundings
+
+INSIDE, AROUND = 0.8, 0.2
+
+
+def square(first=8, last=16, size=24):
+    mask = np.zeros((size, size), dtype=bool)
+    mask[first:last, first:last] = True
+    return mask
+
+
+def picture(mask):
+    return np.where(mask, INSIDE, AROUND).astype(np.float32)
+
+
+def vote(appearance, intensity):
+    return appearance.votes[min(int(intensity * BINS), BINS - 1)]
+
+
+def test_intensities_of_the_object_vote_for_it_and_those_around_it_against():
+    known = Appearance.of([(picture(square()), square())])
+    assert vote(known, INSIDE) > 1 and vote(known, AROUND) < -1
+
+
+def test_what_nobody_saw_has_hardly_a_vote():
+    known = Appearance.of([(picture(square()), square())])
+    assert abs(vote(known, 0.5)) < 0.5
+
+
+def test_votes_are_the_logarithm_of_two_histograms():
+    rng = np.random.default_rng(0)
+    mask, grey = square(), rng.random((24, 24)).astype(np.float32)
+    grey[mask] **= 2
+    off = ndimage.distance_transform_edt(~mask)
+    counts = [np.zeros(BINS), np.zeros(BINS)]
+    for row in range(24):
+        for column in range(24):
+            place = int(grey[row, column] * BINS)
+            counts[0][place] += mask[row, column]
+            counts[1][place] += 0 < off[row, column] <= 3  # sqrt(64) / 3 pixels, but at least 3
+    slow = [ndimage.gaussian_filter1d(each, 1.0, mode="nearest") + 0.5 for each in counts]
+    slow = np.log((slow[0] / slow[0].sum()) / (slow[1] / slow[1].sum()))
+    np.testing.assert_allclose(Appearance.of([(grey, mask)]).votes, slow, rtol=1e-5)
+
+
+def test_far_away_pixels_do_not_count():
+    grey = picture(square())
+    far = grey.copy()
+    far[:3] = INSIDE
+    known, other = (Appearance.of([(each, square())]) for each in (grey, far))
+    np.testing.assert_array_equal(known.votes, other.votes)
+
+
+def test_the_mask_that_adds_pixels_of_the_object_is_preferred():
+    grey = picture(square(4, 20))
+    known = Appearance.of([(grey, square(4, 20))])
+    whole, part, too_much = square(4, 20), square(4, 14), square(1, 23)
+    assert known.prefers(grey, whole, part) > 1
+    assert known.prefers(grey, whole, too_much) > 1
+    assert known.prefers(grey, part, whole) == -known.prefers(grey, whole, part)
+
+
+def test_equal_masks_and_unknown_objects_are_not_preferred():
+    grey = picture(square())
+    assert Appearance.of([(grey, square())]).prefers(grey, square(), square()) == 0
+    nobody = Appearance.of([(grey, np.zeros_like(square()))])
+    assert nobody.prefers(grey, square(), square(2, 4)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_brightest_pixels_have_a_bin():
+    grey = np.ones((24, 24), dtype=np.float32)
+    assert np.isfinite(Appearance.of([(grey, square())]).prefers(grey, square(), square(2, 4)))
+
+
+def test_surroundings_end_at_the_border_of_the_slice():
+    rows, columns = surroundings(square(1, 16), 3)
+    assert (rows.start, rows.stop) == (columns.start, columns.stop) == (0, 19)
