@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
@@ -283,3 +285,44 @@ def quality_step(
     """Binary cross entropy of "the previous mask is better" (Eq. 2)."""
     logits = network.logits(*batch[:4]).float()
     return functional.binary_cross_entropy_with_logits(logits, batch.previous_better)
+
+
+def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -> None:
+    """Fit what picture and evidence weigh against each other, in place, by logistic regression.
+
+    So few numbers are better found at once than by steps; the picture part keeps its features, and
+    its logits are scaled. What is fitted besides is how often the current mask is the better one.
+
+    Args:
+        pairs: of rounds, as they were played.
+        ridge: penalty of the squared weights of columns scaled to unit deviation.
+
+    Raises:
+        ValueError: the network weighs no evidence, or there are no pairs.
+    """
+    if not network.config.evidence or not len(pairs.images):
+        raise ValueError(
+            "evidence can be weighed by a network with the option `evidence` and on at least one "
+            f"pair of rounds, got {network.config} and {len(pairs.images)} pairs"
+        )
+    where = next(network.parameters())
+    with torch.no_grad():
+        batches = zip(*(part.split(256) for part in pairs[:3]), strict=True)
+        logits = [network.logits(*(each.to(where) for each in batch)) for batch in batches]
+    columns = torch.cat([torch.cat(logits).cpu()[:, None], pairs.evidence], dim=1).double()
+    scale = columns.std(dim=0, correction=0).clamp(min=1e-6)
+    truth, signs = pairs.previous_better.double().numpy(), 2 * pairs.previous_better.numpy() - 1
+    design = np.column_stack([(columns / scale).numpy(), np.ones(len(truth))])
+
+    def surprise(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        found, penalised = design @ weights, np.append(weights[:-1], 0)
+        slope = design.T @ (expit(found) - truth) / len(truth) + 2 * ridge * penalised
+        return np.logaddexp(0, -signs * found).mean() + ridge * (penalised**2).sum(), slope
+
+    *weights, offset = minimize(surprise, np.zeros(design.shape[1]), jac=True, method="BFGS").x
+    picture, *others = torch.tensor(weights) / scale
+    with torch.no_grad():
+        network.classify.weight *= picture
+        network.classify.bias *= picture
+        network.classify.bias += offset
+        network.weigh.weight[:] = torch.stack(others)

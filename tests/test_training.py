@@ -26,6 +26,7 @@ from limnet.training import (
     propagation_step,
     quality_step,
     sequence_batch,
+    weigh_evidence,
 )
 
 
@@ -73,7 +74,7 @@ def quality_batch():
     second = torch.where(previous_better[:, None, None], false, true)
     pairs = (mask[:, None].float() for mask in (first, second))
     images = images[:, None].expand(-1, 3, -1, -1)
-    return MaskPairs(images, *pairs, torch.zeros(8, 3), previous_better.float())
+    return MaskPairs(images, *pairs, torch.zeros(8, 4), previous_better.float())
 
 
 EVERY_ROUND = {"forgotten_share": 0.0, "again_share": 0.0}  # adds a click and keeps the others
@@ -334,3 +335,48 @@ def test_a_sequence_batch_holds_the_next_sequences():
     batch = sequence_batch(stream, 2)
     assert torch.equal(batch.images, images[:2]) and torch.equal(batch.targets, target[:2])
     assert torch.equal(next(stream).images, images[2])
+
+
+def weighing_net():
+    torch.manual_seed(0)
+    config = QualityNetConfig("resnet10", width=8, evidence=True)
+    return QualityNet(config).eval().requires_grad_(False)
+
+
+def telling_pairs(count=4000):
+    """Pairs whose evidence, weighed in a known way, tells the better mask; the picture does not."""
+    generator = rng()
+    evidence = torch.from_numpy(generator.normal(0, (1, 2, 0.5, 1), (count, 4)).astype(np.float32))
+    likely = (evidence @ torch.tensor([1.0, -0.5, 2.0, 0.0]) - 0.4).sigmoid()
+    better = torch.from_numpy(generator.random(count).astype(np.float32)) < likely
+    picture = torch.from_numpy(generator.random((count, 5, 8, 8), dtype=np.float32))
+    return MaskPairs(*picture.split((3, 1, 1), dim=1), evidence, better.float())
+
+
+def test_evidence_is_weighed_as_it_deserves():
+    network = weighing_net()
+    weigh_evidence(network, telling_pairs(), ridge=0.0)
+    found = network.weigh.weight[0].tolist()
+    assert found == pytest.approx([1.0, -0.5, 2.0, 0.0], abs=0.2)
+
+
+def test_after_weighing_the_answers_are_as_often_right_as_they_say():
+    network, pairs = weighing_net(), telling_pairs()
+    weigh_evidence(network, pairs)
+    answers = network(*pairs[:4])
+    assert answers.mean().item() == pytest.approx(pairs.previous_better.mean().item(), abs=1e-3)
+
+
+def test_only_the_scale_of_the_picture_is_fitted():
+    network = weighing_net()
+    before = network.classify.weight.clone()
+    weigh_evidence(network, telling_pairs(200))
+    factors = network.classify.weight / before
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+
+
+def test_evidence_is_not_weighed_without_pairs_or_by_a_network_as_in_the_paper():
+    with pytest.raises(ValueError, match="and 0 pairs"):
+        weigh_evidence(weighing_net(), telling_pairs(0))
+    with pytest.raises(ValueError, match="evidence=False"):
+        weigh_evidence(quality_net(), telling_pairs(3))
