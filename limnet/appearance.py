@@ -55,7 +55,7 @@ class Appearance:
 
 def surroundings(mask: Mask, margin: int) -> tuple[slice, slice]:
     """Rows and columns of the box of a mask that is not empty, with a margin of some pixels."""
-    ends = (np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    ends = (np.flatnonzero(mask.any(axis=axis))[[0, -1]].tolist() for axis in (1, 0))
     return tuple(slice(max(0, first - margin), last + margin + 1) for first, last in ends)
 
 

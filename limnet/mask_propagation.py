@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
+from torch import Tensor
 
 from limnet.close_up import CloseUp
 from limnet.networks.propagation_net import PropagationNet
@@ -15,6 +16,8 @@ from limnet.slice_features import SliceFeatures
 Progress = Callable[[int, int], None]  # slices done, slices in all
 Arrived = Callable[[int, Mask], None]  # slice index and its mask, before fusion
 Ended = Callable[[int], None]  # slice index where a pass ended before the last slice
+Probability = Float[Tensor, "height width"]  # of a slice of the volume
+Again = Callable[[int, Probability], Probability]  # slice index and what is known -> better
 Propagated = tuple[PackedMasks, Float32[np.ndarray, " slices"]]  # and the errors to expect
 
 
@@ -32,6 +35,7 @@ def propagate_masks(
     progress: Progress = nobody,
     arrived: Arrived = nobody,
     ended: Ended = nobody,
+    again: Again | None = None,
 ) -> Propagated:
     """Masks of all slices, and how many pixels of each are expected to be wrong.
 
@@ -43,10 +47,11 @@ def propagate_masks(
         features: of whole slices, at the volume's own size.
         given: masks that the user vouches for, which stay as they are.
         arrived: gets each mask when it is there; again, if the close-up had to grow.
+        again: sees each slice once more before its mask is kept; memory keeps what was propagated.
         ended: gets the last slice that a pass looked at, where the object ended before the volume.
     """
     options = options or PropagationOptions()
-    heard = (progress, arrived, ended)
+    heard = (progress, arrived, ended, again)
     inside = close_up(network, features, given, options)
     while True:
         found = _within(network, inside, given, prompt_slice, options, heard)
@@ -82,10 +87,10 @@ def _within(
     given: Mapping[int, Mask],
     prompt_slice: int,
     options: PropagationOptions,
-    heard: tuple[Progress, Arrived, Ended],
+    heard: tuple[Progress, Arrived, Ended, Again | None],
 ) -> Propagated | None:
     """As `propagate_masks`, or None once the object comes near the border of the part."""
-    progress, arrived, ended = heard
+    progress, arrived, ended, again = heard
     features.kept.begin_sweep()
     frame, part = features.frame, features.part
     shape = features.volume.images.shape[:3]
@@ -100,10 +105,13 @@ def _within(
         if index not in given:
             inside = frame.unpad(probability)
             errors[index] = pixels * torch.minimum(inside, 1 - inside).sum().item()
-            mask = np.zeros(shape[1:], dtype=bool)
-            mask[part.pixels] = frame.leave(inside).cpu().numpy()
+            whole = probability.new_zeros(shape[1:])
+            whole[part.pixels] = frame.leave(inside)
+            mask = (whole > 0.5).cpu().numpy()
             if part.reached_by(mask[part.pixels], shape[1:]):
                 return None
+            if again is not None and mask.any():
+                mask = (again(index, whole) > 0.5).cpu().numpy()
             masks[index] = PackedMask.pack(mask)
             arrived(index, mask)
         progress(len(reached), shape[0])

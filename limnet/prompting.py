@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
+from limnet.appearance import surroundings
 from limnet.clicks import Click, disks
 
 Image = Float[Tensor, "3 height width"]  # in [0, 1]
@@ -28,6 +29,7 @@ HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all o
 # of one click, each with the mask of the one before: the first sees where the object is, the
 # second looks closer (RITM predicts twice where it starts from a mask)
 PREDICTIONS = 2
+AGAIN_ZOOM = 0.8  # of the zoom size, where propagated masks are looked at again
 WORTH_ZOOMING_IOU = 0.5  # of an object's region and the whole slice; fixed in RITM
 
 
@@ -158,6 +160,34 @@ def look_closer(
     return previous
 
 
+def look_again(
+    click_net: ClickNetLike,
+    image: Image,
+    probability: Probability,
+    zoom_size: int,
+    looks: int,
+) -> Probability:
+    """The mean of what propagation says and what the click network makes of it (ours).
+
+    It sees the propagated mask as if its deepest pixel had been clicked. Propagation shrinks from
+    slice to slice and smooths borders that the click network sees; the click network alone does not
+    know the object from other slices. Where nothing would be left, what was propagated stays.
+
+    Args:
+        probability: above 0.5 somewhere.
+        zoom_size: as of `look_closer`.
+        looks: predictions, each with the one before.
+    """
+    mask = probability > 0.5
+    size = round(AGAIN_ZOOM * zoom_size)
+    zoom = ZoomIn(target_size=size, min_crop_size=size // 2, skip_clicks=-1)
+    clicks, seen = [Click(0, *_deepest(mask.cpu().numpy()), True)], mask.to(image.dtype)
+    for _ in range(looks):
+        seen = predict_prompt(click_net, image, clicks, seen, zoom=zoom).probability
+    mean = (probability + seen) / 2
+    return mean if (mean > 0.5).any() else probability
+
+
 def denies_all(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> bool:
     """Whether lone negative clicks hit the heart of a mask: nothing of it is right then.
 
@@ -180,9 +210,15 @@ def implied_click(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"
     """
     if not mask.any() or any(click.positive for click in clicks) or denies_all(clicks, mask):
         return None
-    depth = _depth(mask)
+    return Click(clicks[0].slice_index, *_deepest(mask), True)
+
+
+def _deepest(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int]:
+    """Row and column of a pixel as far from the mask's border as any; the mask is not empty."""
+    rows, columns = surroundings(mask, 1)
+    depth = _depth(mask[rows, columns])
     row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return Click(clicks[0].slice_index, int(row), int(column), True)
+    return rows.start + int(row), columns.start + int(column)
 
 
 def _depth(mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:

@@ -17,7 +17,7 @@ from limnet.history import History
 from limnet.mask_propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
 from limnet.networks.checkpoints import LimNet
 from limnet.packed_masks import PackedMasks
-from limnet.prompting import look_closer
+from limnet.prompting import look_again, look_closer
 from limnet.propagation import PropagationOptions
 from limnet.rounds import Mask, Masks, PromptedSlice, Round, State, exchanged
 from limnet.slice_features import SliceFeatures
@@ -111,8 +111,8 @@ class Session:
                 the slice is locked.
         """
         self._check(clicks)
-        index = clicks[0].slice_index
-        return self._add(self.state.prompts.get(index) or PromptedSlice(self._start(index)), clicks)
+        at = clicks[0].slice_index
+        return self._add(self.state.prompts.get(at) or PromptedSlice(self._start(at)), clicks)
 
     def add_box(self, slice_index: int, box: Box) -> Mask:
         """Begin a slice anew with a box around the object; the slice's prompt mask.
@@ -160,9 +160,8 @@ class Session:
         self._check_slice(slice_index, "painted")
         self._check_shape(mask, self.volume.images.shape[1:3])
         last = self.state.prompts.get(slice_index)
-        prompt = PromptedSlice(
-            self._tensor(mask), last.clicks if last else (), painted=True
-        ).settle()
+        clicks = last.clicks if last else ()
+        prompt = PromptedSlice(self._tensor(mask), clicks, painted=True).settle()
         self._history.push(self.state.with_prompt(slice_index, prompt))
         return prompt.mask
 
@@ -211,6 +210,7 @@ class Session:
             raise RuntimeError("a round needs at least one click; add one before propagating")
         given, prompt_slice = self._given(), self._prompt_slice
         heard = {"progress": progress, "arrived": arrived, "ended": ended}
+        heard |= {"again": self._look_again} if self.networks.looks else {}
         net, options = self.networks.propagation_net, self.options
         found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
         masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
@@ -250,8 +250,7 @@ class Session:
                 f"slice {slice_index} must have masks of two rounds and no click of its own, got "
                 f"{len(self.rounds)} rounds; undo or click there instead"
             )
-        before, last = self.rounds[-2:]
-        chosen = last.with_other(slice_index, before)
+        chosen = self.rounds[-1].with_other(slice_index, self.rounds[-2])
         self._history.push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
         return chosen.masks[slice_index]
 
@@ -313,9 +312,8 @@ class Session:
             raise ValueError(f"slice {slice_index} is locked; unlock it before it can be {verb}")
 
     def _check_index(self, slice_index: int, verb: str) -> None:
-        slices = len(self.volume.images)
-        if not 0 <= slice_index < slices:
-            last = slices - 1
+        last = len(self.volume.images) - 1
+        if not 0 <= slice_index <= last:
             raise ValueError(f"a slice to be {verb} must be one of 0 to {last}, got {slice_index}")
 
     def _check_shape(self, mask: np.ndarray | PackedMasks, shape: tuple[int, ...]) -> None:
@@ -362,9 +360,8 @@ class Session:
         return torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
 
     def _masks_of_round(self) -> PackedMasks:
-        if self.rounds:
-            return self.rounds[-1].masks
-        return PackedMasks.empty(self.volume.images.shape[:3])
+        shape = self.volume.images.shape[:3]
+        return self.rounds[-1].masks if self.rounds else PackedMasks.empty(shape)
 
     @property
     def _prompt_slice(self) -> int:
@@ -381,16 +378,19 @@ class Session:
         image, networks = self._images([clicks[0].slice_index])[0], self.networks
         return look_closer(networks.click_net, image, clicks, probability, networks.zoom_size)
 
+    def _look_again(self, slice_index: int, probability: Tensor) -> Tensor:
+        image, nets = self._images([slice_index])[0], self.networks
+        return look_again(nets.click_net, image, probability, nets.zoom_size, nets.looks)
+
     def _fuse(
         self, current: PackedMasks, errors: PerSlice, given: dict[int, Mask]
     ) -> tuple[PackedMasks, PerSlice]:
         """Eqs. 2-4 wherever the user has not decided."""
         previous, both = self.rounds[-1].masks, (self.rounds[-1].expected_errors, errors)
         if self.compare is None:
-            net, images = self.networks.quality_net, self._images
-            told = Evidence.of(previous, current, both, given, images)
+            told = Evidence.of(previous, current, both, given, self._images)
             how = {"given": given, "evidence": told, "threshold": self.threshold}
-            return fuse_packed(net, images, previous, current, **how)
+            return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
         previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)
         previous_better = self.compare(np.asarray(previous), np.asarray(current))
         return previous.where(previous_better > self.threshold, current), previous_better

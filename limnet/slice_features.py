@@ -75,10 +75,10 @@ class Frame:
         height, width = self.size
         return slices[..., top : top + height, left : left + width]
 
-    def leave(self, probability: Float[Tensor, "height width"]) -> Bool[Tensor, "_ _"]:
-        """The mask of a slice of the volume: where the resized probability is above one half."""
+    def leave(self, probability: Float[Tensor, "height width"]) -> Float[Tensor, "_ _"]:
+        """A slice of the volume; its mask is where the resized probability is above one half."""
         batch = probability[None, None]
-        return functional.interpolate(batch, self.slice_size, mode="bilinear")[0, 0] > 0.5
+        return functional.interpolate(batch, self.slice_size, mode="bilinear")[0, 0]
 
 
 def symmetric_padding(size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -66,7 +66,8 @@ def propagation_score(network: PropagationNet, batch: SequenceBatch) -> float:
         frame, found = features.frame, np.zeros_like(truth)
         given = {0: features.mask(truth[0])}
         for index, probability in propagate(network, features, len(truth), 0, given):
-            found[index] = frame.leave(frame.unpad(probability)).cpu().numpy()
+            mask = frame.leave(frame.unpad(probability)) > 0.5
+            found[index] = mask.cpu().numpy()
         scores.append(dice(found[1:], truth[1:]))
     return float(np.mean(scores))
 

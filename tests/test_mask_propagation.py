@@ -179,3 +179,27 @@ def test_a_close_up_can_be_asked_for_or_refused():
         assert inside.frame.size == expected or asked
         assert (inside is features) == (not asked)
     assert inside.frame.size == (32, 48)
+
+
+def test_each_slice_but_those_given_is_seen_again_before_its_mask_is_kept():
+    seen, arrived = {}, {}
+
+    def again(index, probability):
+        seen[index] = probability.numpy() > 0.5
+        return 1 - probability
+
+    how = {"again": again, "arrived": arrived.__setitem__}
+    found, _ = propagate_masks(*on(spots()), {2: spot()}, 2, **how)
+    assert sorted(seen) == [0, 1, 3, 4] and np.array_equal(found[2], spot())
+    for index, mask in seen.items():
+        assert np.array_equal(mask, spot())
+        assert np.array_equal(found[index], ~spot())
+        assert np.array_equal(arrived[index], ~spot())
+
+
+def test_a_slice_without_the_object_is_not_seen_again():
+    images = spots()
+    images[4] = 0
+    seen = []
+    propagate_masks(*on(images), {2: spot()}, 2, again=lambda index, p: seen.append(index) or p)
+    assert sorted(seen) == [0, 1, 3]

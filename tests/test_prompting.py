@@ -13,6 +13,7 @@ from limnet.prompting import (
     crop_and_resize,
     denies_all,
     implied_click,
+    look_again,
     look_closer,
     paste_back,
     predict_from_mask,
@@ -312,3 +313,40 @@ def test_looking_closer_refuses_what_a_prompt_refuses(clicks, message):
 def test_looking_closer_at_a_mask_refuses_the_same(clicks, message):
     with pytest.raises(ValueError, match=message):
         look_closer(Recorder(disk_where_clicked), IMAGE, clicks, IMAGE[0], 32)
+
+
+def look(logits, probability, looks=1):
+    net = Recorder(logits)
+    return look_again(net, IMAGE, probability, 40, looks), net.seen
+
+
+def test_a_second_look_shows_the_mask_and_clicks_its_deepest_pixel():
+    _, [(image, maps, previous)] = look(disk_where_clicked, 0.7 * rectangle(10, 21, 20, 31))
+    assert max(image.shape[2:]) == 32  # 0.8 of the zoom size
+    assert previous.max() == 1 and not maps[:, 1].any()
+    rows, columns = np.nonzero(maps[0, 0].numpy())
+    middle = (maps.shape[2] - 1) / 2, (maps.shape[3] - 1) / 2
+    assert (rows.mean(), columns.mean()) == pytest.approx(middle, abs=2.5)
+
+
+def test_what_was_propagated_and_what_was_seen_count_alike():
+    propagated = 0.6 * rectangle(10, 30, 15, 35) + 0.2
+    found, _ = look(lambda images, maps, previous: 0 * previous + 1, propagated)
+    inside = torch.sigmoid(torch.tensor(1.0)).item()
+    assert found[20, 20].item() == pytest.approx((0.8 + inside) / 2)
+    assert found[0, 0].item() == pytest.approx(0.1)  # outside of what was looked at
+
+
+def test_looks_follow_each_other_and_each_sees_the_one_before():
+    def grown(images, maps, previous):
+        return 10 * torch.nn.functional.max_pool2d(previous, 3, 1, 1) - 5
+
+    mask = rectangle(15, 25, 20, 30).float()
+    areas = [(look(grown, mask, looks)[0] > 0.2).sum() for looks in (1, 2, 3)]
+    assert mask.sum() < areas[0] < areas[1] < areas[2]
+
+
+def test_masks_that_would_be_lost_stay_as_they_are():
+    mask = 0.6 * rectangle(15, 25, 20, 30)
+    found, _ = look(lambda images, maps, previous: 0 * previous - 5, mask)
+    assert torch.equal(found, mask)

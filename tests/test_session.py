@@ -8,10 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from fakes import SHAPE, fakes, ramp
+from fakes import SHAPE, Disks, fakes, ramp
 
 from limnet.clicks import Box, Click
 from limnet.fusion import fuse_rounds
+from limnet.networks.click_net import ClickLogits
 from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.session import Session
 from limnet.volume import Volume
@@ -616,3 +617,22 @@ def test_masks_are_saved_on_the_grid_of_the_file(tmp_path):
     assert np.array_equal(volume.read_labels(tmp_path / "mask.nii.gz") == 1, session.masks)
     voxel = np.linalg.inv(affine) @ [*volume.position_mm(1, 8, 40), 1]
     assert saved.get_fdata()[tuple(np.rint(voxel[:3]).astype(int))] == 1
+
+
+def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to():
+    class Sure(Disks):
+        """Sees the left half, whatever it is shown."""
+
+        def forward(self, images, click_maps, previous):
+            logits = torch.full_like(previous, -50.0)
+            logits[..., : logits.shape[3] // 2] = 50.0
+            return ClickLogits(logits, logits)
+
+    masks = {}
+    for looks in (0, 1):
+        session = Session(ramp(), replace(fakes(), looks=looks, click_net=Sure()))
+        session.add_click(Click(2, 16, 40))
+        session.propagate()
+        masks[looks] = session.masks
+    assert np.array_equal(masks[0][2], masks[1][2])  # the clicked slice is the user's
+    assert masks[1][1].any() and masks[1][1].sum() < masks[0][1].sum()

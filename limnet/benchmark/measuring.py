@@ -121,7 +121,7 @@ def _carry(
     net, slices = networks.propagation_net, len(inside)
     inside.kept.begin_sweep()
     for _, probability in propagate(net, inside, slices, prompt_slice, masks, options):
-        frame.leave(frame.unpad(probability)).cpu()
+        (frame.leave(frame.unpad(probability)) > 0.5).cpu()
 
 
 def _click_seconds(

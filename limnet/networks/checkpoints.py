@@ -36,7 +36,14 @@ KINDS = {
 LITE_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHTS_VARIABLE = "LIMNET_WEIGHTS"  # environment: the folder of the paper-size files
 # fields that may be missing, or 0 for what is not there
-OPTIONAL = {"detail_channels", "close_up_size", "memorize_every", "colour", "evidence"}
+OPTIONAL = {
+    "detail_channels",
+    "close_up_size",
+    "memorize_every",
+    "looks",
+    "colour",
+    "evidence",
+}
 LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not trusted
 
 
@@ -50,6 +57,7 @@ class LimNet:
     quality_net: QualityNet
     working_size: int  # pixels of a slice's shorter side during propagation
     zoom_size: int  # pixels of the longer side of the crop that the click net sees
+    looks: int = 0  # of the click net at each mask that propagation makes (ours)
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +67,7 @@ class LimNet:
     @property
     def digest(self) -> str:
         """SHA-256 of all parameters and sizes: what a result depends on."""
-        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size}".encode())
+        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size} {self.looks}".encode())
         for network in (self.click_net, self.propagation_net, self.quality_net):
             sha256.update(str(network.config).encode())
             for tensor in network.state_dict().values():
@@ -110,7 +118,9 @@ def lite() -> LimNet:
     return _bundle(
         "lite",
         ClickNet(
-            ClickNetConfig(hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, colour=False)
+            ClickNetConfig(
+                hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, looks=2, colour=False
+            )
         ),
         PropagationNet(propagation),
         QualityNet(QualityNetConfig("resnet10", width=16, colour=False, evidence=True)),
@@ -127,6 +137,7 @@ def _bundle(
         quality_net=quality_net.eval(),
         working_size=propagation_net.config.working_size,
         zoom_size=click_net.config.zoom_size,
+        looks=click_net.config.looks,
     )
 
 
