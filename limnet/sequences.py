@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int, UInt8
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -69,6 +70,7 @@ class SequenceOptions:
     synthetic_share: float = 0.35  # of the cropped ones get a random appearance
     fitted_share: float = 0.4  # of the cropped ones are about as large as the target, as zoom-in is
     painted_share: float = 0.25  # of those with a real image follow a shape painted over it
+    joined_share: float = 0.1  # follow two labels that touch: an organ and its tumour, say
     still_share: float = 0.12  # of the cropped ones repeat one slice under a drifting affine map
 
 
@@ -95,7 +97,8 @@ def shapes_sequence(rng: np.random.Generator, options: SequenceOptions) -> Slice
     if rng.random() < 0.9:
         areas[:first] = 0
     shown = np.flatnonzero(areas >= MIN_AREA)
-    target = labels == (rng.choice(shown) if len(shown) else 255)
+    label = int(rng.choice(shown)) if len(shown) else 255
+    target = _target(rng, labels, label, range(first, 255), options)
     images = random_appearance(rng, labels)
     return SliceSequence(torch.from_numpy(images), torch.from_numpy(target))
 
@@ -128,7 +131,26 @@ def cropped_sequence(
             labels, label = inside.astype(np.uint8), 1
         if rng.random() < 0.5:
             images = degrade(rng, images)
-    return SliceSequence(torch.from_numpy(images), torch.from_numpy(labels == label))
+    target = _target(rng, labels, label, volume.targets, options)
+    return SliceSequence(torch.from_numpy(images), torch.from_numpy(target))
+
+
+def _target(
+    rng: np.random.Generator,
+    labels: UInt8[np.ndarray, "slices height width"],
+    label: int,
+    targets: Sequence[int],
+    options: SequenceOptions,
+) -> Bool[np.ndarray, "slices height width"]:
+    """Where the label is; now and then with another one of the targets, which it touches."""
+    target = labels == label
+    if rng.random() < options.joined_share:
+        rim = ndimage.binary_dilation(target, np.ones((1, 3, 3))) & ~target
+        touching = labels[rim]
+        touching = touching[np.isin(touching, targets)]
+        if len(touching):  # the longer their border, the likelier
+            target |= labels == rng.choice(touching)
+    return target
 
 
 def _target_voxel(

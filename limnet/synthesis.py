@@ -236,9 +236,23 @@ def _painted(
     return np.clip(images + share * (painted - images), 0, 1).astype(np.float32)
 
 
+def bend(rng: np.random.Generator, images: Images) -> Images:
+    """Intensities in [0, 1] along a random curve, as another contrast would show the same tissues.
+
+    Half of the curves rise or fall all the way, the others turn (after Models Genesis, Zhou et al.,
+    2019).
+    """
+    heights = rng.uniform(0, 1, 6)
+    if rng.random() < 0.5:
+        heights = np.sort(heights)[:: rng.choice([-1, 1])]
+    return np.interp(images, np.linspace(0, 1, len(heights)), heights).astype(np.float32)
+
+
 def degrade(rng: np.random.Generator, images: Images) -> Images:
-    """The image as another scanner would have made it: blur, bias, noise, gamma, inversion."""
+    """The image as another scanner would have made it: curve, blur, bias, noise, gamma."""
     shape = images.shape
+    if rng.random() < 0.2:
+        images = bend(rng, images)
     if rng.random() < 0.8:
         images = _blur(np.ascontiguousarray(images), rng.uniform(0.4, 1.3))
     if rng.random() < 0.4:

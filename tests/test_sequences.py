@@ -78,14 +78,15 @@ def test_image_and_labels_are_cropped_alike(monkeypatch, still):
     volume = labelled()
     both = [LabelledVolume(volume.labels, (1,), (volume.labels == 1).astype(np.float32))]
     # a pixel of the crop is one pixel of the slice or more
-    options = SequenceOptions(5, 16, shapes_share=0.0, synthetic_share=0.0, still_share=still)
+    shares = {"synthetic_share": 0.0, "joined_share": 0.0, "still_share": still}
+    options = SequenceOptions(5, 16, shapes_share=0.0, **shares)
     for sequence in first(20, rng(), both, options):
         shown, target = sequence.images.numpy() > 0.5, sequence.target.numpy()
-        # they may differ by interpolation, which is along the target's outline
+        # they may differ by interpolation, along the outline, which may run just beyond the crop
         for image, mask in zip(shown, target, strict=True):
             plus = np.ones((3, 3))
             assert not (image & ~binary_dilation(mask, plus)).any()
-            assert not (binary_erosion(mask, plus, border_value=1) & ~image).any()
+            assert not (binary_erosion(mask, plus) & ~image).any()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,19 @@ def test_some_sequences_follow_a_shape_that_was_painted_over_the_image():
         pairs = [(s.images[s.target], s.images[~s.target]) for s in sequences if s.target.any()]
         shown.append(np.mean([abs((a.mean() - b.mean()).item()) for a, b in pairs]))
     assert shown[0] < 0.05 < shown[1]
+
+
+def test_some_sequences_follow_two_labels_that_touch():
+    labels = np.zeros((3, 64, 64), np.uint8)
+    labels[:, 20:40, 20:30], labels[:, 20:40, 30:40], labels[:, 20:40, 40:50] = 1, 2, 3
+    volume = LabelledVolume(labels, (1, 2), (labels / 4).astype(np.float32))  # 3 is no target
+    shares = {"still_share": 1.0, "painted_share": 0.0, "synthetic_share": 0.0, "fitted_share": 1.0}
+    for joined in (0.0, 1.0):
+        options = SequenceOptions(1, 64, joined_share=joined, **shares)
+        for seed in range(5):
+            rows, columns = cropped_sequence(rng(seed), volume, options).target[0].nonzero().T
+            sides = sorted(float(each.max() - each.min()) for each in (rows, columns))
+            assert sides[0] / sides[1] > 0.7 if joined else sides[0] / sides[1] < 0.8
 
 
 def test_label_maps_alone_get_an_appearance():

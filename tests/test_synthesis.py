@@ -5,6 +5,7 @@ from scipy import ndimage
 from limnet import synthesis
 from limnet.synthesis import (
     SHAPES,
+    bend,
     degrade,
     paint_shape,
     random_appearance,
@@ -139,6 +140,18 @@ def test_degraded_images_stay_between_0_and_1_whatever_their_intensities(seed):
     assert degraded.shape == SHAPE and degraded.dtype == np.float32
     assert degraded.min() >= 0 and degraded.max() <= 1
     assert np.array_equal(degraded, degrade(rng(seed), images))
+
+
+def test_a_bent_image_shows_equal_intensities_as_equal_and_every_other_curve_has_a_turn():
+    images = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (2, 3, 1))
+    turned = []
+    for seed in range(40):
+        bent = bend(rng(seed), images)
+        assert bent.dtype == np.float32 and bent.min() >= 0 and bent.max() <= 1
+        assert (bent == bent[:1, :1]).all()
+        steps = np.diff(bent[0, 0])
+        turned.append(not ((steps >= 0).all() or (steps <= 0).all()))
+    assert 10 <= sum(turned) <= 30
 
 
 def test_an_image_of_one_intensity_stays_finite():
