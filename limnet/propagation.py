@@ -1,6 +1,6 @@
 """From the mask of one slice to the masks of all (paper, section II-D, Eqs. 5-6)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limnet.memory import Memory, MemoryConfig
-from limnet.networks.propagation_net import PropagationNet, aggregate
+from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregate
+from limnet.recorded import replay
 from limnet.slice_features import SliceFeature
 
 Probability = Float[Tensor, "height width"]  # of one slice, padded as its features are
@@ -35,6 +36,8 @@ class PropagationOptions:
     end_after: int | None = None
     # whether propagation sees a close-up of the object; None: as the network was trained
     close_up: bool | None = None
+    # whether a GPU runs decoder and value encoder as recorded (`limnet.recorded`); a CPU never does
+    recorded: bool = True
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
 
@@ -84,7 +87,7 @@ def propagate_pass(
     every = options.update_sensory_every
     sensory = _no_sensory(network, features[order[0]])
     if options.keep_given:
-        _keep_given(network, features, order[0], given, memory)
+        _keep_given(network, features, order[0], given, memory, options)
     last_memory = last_update = 0
     shown = max(at for at, index in enumerate(order) if at == 0 or _shows(given.get(index)))
     for position, index in enumerate(order):
@@ -98,9 +101,13 @@ def propagate_pass(
             if known:
                 probability = _settle(given[index])
             else:
-                probability, sensory = _decode(network, feature, memory, sensory, from_mask)
+                probability, sensory = _decode(
+                    network, feature, memory, sensory, from_mask, options
+                )
             if memorable:
-                value, sensory = _encode(network, feature, sensory, probability, from_value)
+                value, sensory = _encode(
+                    network, feature, sensory, probability, from_value, options
+                )
                 last_memory = position
                 last_update = position if from_value else last_update
                 if first or not (known and options.keep_given):
@@ -120,12 +127,13 @@ def _keep_given(
     prompt_slice: int,
     given: Mapping[int, Probability],
     memory: Memory,
+    options: PropagationOptions,
 ) -> None:
     """Memorize the given slices but the prompt's, which the pass itself comes to first."""
     for index in sorted(set(given) - {prompt_slice}):
         # a slice out of turn has no sensory memory: nothing has led up to it
         sensory = _no_sensory(network, features[index])
-        value, _ = _encode(network, features[index], sensory, given[index], False)
+        value, _ = _encode(network, features[index], sensory, given[index], False, options)
         _memorize(memory, features[index], value, keep=True)
 
 
@@ -135,11 +143,30 @@ def _decode(
     memory: Memory,
     sensory: Tensor,
     update_sensory: bool,
+    options: PropagationOptions,
 ) -> tuple[Probability, Tensor]:
-    parts = feature.parts
-    readout = memory.read(parts.key[0], parts.selection[0])[None]
-    logits, sensory = network.decode(parts, readout, sensory, update_sensory=update_sensory)
-    return _settle(logits[0, 0].float().sigmoid()), sensory
+    readout = memory.read(feature.parts.key[0], feature.parts.selection[0])[None]
+
+    def decode(readout: Tensor, sensory: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        seen = SliceParts(*parts)
+        logits, after = network.decode(seen, readout, sensory, update_sensory=update_sensory)
+        return _settle(logits[0, 0].float().sigmoid()), after
+
+    inputs = (readout, sensory, *feature.parts)
+    return _run(network, ("decode", update_sensory), decode, inputs, options)
+
+
+def _run(
+    network: PropagationNet,
+    name: tuple[str, bool],
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    options: PropagationOptions,
+) -> tuple[Tensor, ...]:
+    """What the function makes of the inputs, on a GPU as it was recorded."""
+    if options.recorded and inputs[0].device.type == "cuda":
+        return replay(network, name, function, inputs)
+    return function(*inputs)
 
 
 def _shows(probability: Probability | None) -> bool:
@@ -163,16 +190,19 @@ def _encode(
     sensory: Tensor,
     probability: Probability,
     update_sensory: bool,
+    options: PropagationOptions,
 ) -> tuple[Tensor, Tensor]:
-    mask = probability[None, None]
-    return network.encode_value(
-        feature.frame,
-        feature.parts,
-        sensory,
-        mask,
-        torch.zeros_like(mask),
-        update_sensory=update_sensory,
-    )
+    def encode(
+        frame: Tensor, sensory: Tensor, probability: Tensor, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        mask, seen = probability[None, None], SliceParts(*parts)
+        nothing = torch.zeros_like(mask)
+        return network.encode_value(
+            frame, seen, sensory, mask, nothing, update_sensory=update_sensory
+        )
+
+    inputs = (feature.frame, sensory, probability, *feature.parts)
+    return _run(network, ("encode", update_sensory), encode, inputs, options)
 
 
 def _memorize(memory: Memory, feature: SliceFeature, value: Tensor, *, keep: bool) -> None:

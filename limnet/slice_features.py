@@ -20,6 +20,7 @@ from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceParts
 from limnet.volume import Volume
 
 MAX_BYTES = 512 << 20  # of kept features: some 500 close-ups of the lite network
+AHEAD = 8  # slices that a GPU encodes at once: one alone leaves most of it idle
 MAX_ASPECT = 3.0  # longer side over shorter side beyond which a slice is not enlarged any more
 
 
@@ -145,6 +146,7 @@ class SliceFeatures:
         stored_as: torch.dtype | None = torch.float16,
         part: CloseUp | None = None,
         kept: Kept | None = None,
+        ahead: int = AHEAD,
     ) -> None:
         """Nothing is computed yet.
 
@@ -155,22 +157,46 @@ class SliceFeatures:
                 as they are. None: as they are computed.
             part: of every slice; None: all of it.
             kept: with other features, of which this is a part; None: alone.
+            ahead: slices that a GPU encodes at once, on from the one asked for in the direction in
+                which slices are asked for. A CPU encodes one at a time.
         """
         self.volume, self.network, self.stored_as = volume, network, stored_as
         self.part = part or CloseUp.whole(volume.images.shape[1:3])
         self.frame = Frame.fit(self.part.size, working_size)
         self.kept = kept or Kept(max_bytes)
+        self.ahead = ahead
+        self._encoded: dict[int, SliceFeature] = {}  # that nobody has asked for yet
+        self._last_asked = -1
 
     def __len__(self) -> int:
         return len(self.volume.images)
 
     def __getitem__(self, slice_index: int) -> SliceFeature:
-        feature = self.kept.get(self._key(slice_index))
+        feature = self.kept.get(self._key(slice_index)) or self._encoded.pop(slice_index, None)
         if feature is None:
-            image = normalise(self.images([slice_index]), colour=self.network.config.colour)
-            feature = encode_slice(self.network, self.frame.pad(image)).stored_as(self.stored_as)
-            self.kept.put(self._key(slice_index), feature)
+            indices = self._next(slice_index)
+            images = normalise(self.images(indices), colour=self.network.config.colour)
+            found = encode_slices(self.network, self.frame.pad(images))
+            found = [each.stored_as(self.stored_as) for each in found]
+            feature = found[0]
+            self._encoded = dict(zip(indices[1:], found[1:], strict=True))
+        self._last_asked = slice_index
+        self.kept.put(self._key(slice_index), feature)
         return feature
+
+    def _next(self, slice_index: int) -> list[int]:
+        """The slice and those that are likely to be asked for after it."""
+        if self.device.type != "cuda":
+            return [slice_index]
+        step = 1 if slice_index >= self._last_asked else -1
+        following = (slice_index + step * n for n in range(1, self.ahead))
+        unknown = (n for n in following if 0 <= n < len(self) and n not in self)
+        return [slice_index, *unknown]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the network, and so of the features."""
+        return next(self.network.parameters()).device
 
     def __contains__(self, slice_index: int) -> bool:
         """Whether the features of a slice are there already."""
@@ -178,15 +204,16 @@ class SliceFeatures:
 
     def images(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
         """Slices in [0, 1] at the working size, on the network's device."""
-        device = next(self.network.parameters()).device
         rows, columns = self.part.pixels
-        shown = self.volume.rgb(slice_indices)[..., rows, columns]
-        return self.frame.enter(torch.from_numpy(shown).to(device))
+        slices = np.array(self.volume.images[slice_indices][:, rows, columns], dtype=np.float32)
+        low, high = self.volume.window
+        shown = torch.from_numpy(slices).to(self.device).sub_(low).div_(high - low).clamp_(0, 1)
+        shown = shown[:, None].expand(-1, 3, -1, -1) if shown.ndim == 3 else shown.movedim(-1, 1)
+        return self.frame.enter(shown)
 
     def mask(self, mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, "_ _"]:
         """A mask of a whole slice as the network sees it: the part, resized and padded."""
-        device = next(self.network.parameters()).device
-        inside = torch.from_numpy(mask[self.part.pixels]).to(device, torch.float32)
+        inside = torch.from_numpy(mask[self.part.pixels]).to(self.device, torch.float32)
         return self.frame.pad(self.frame.enter(inside))
 
     def within(self, part: CloseUp, working_size: int | None = None) -> "SliceFeatures":
@@ -205,6 +232,7 @@ class SliceFeatures:
             stored_as=self.stored_as,
             part=part,
             kept=self.kept,
+            ahead=self.ahead,
         )
 
     def _key(self, slice_index: int) -> Hashable:
@@ -212,6 +240,15 @@ class SliceFeatures:
 
 
 @torch.inference_mode()
-def encode_slice(network: PropagationNet, frame: Float[Tensor, "1 3 height width"]) -> SliceFeature:
-    """The features of one padded slice."""
-    return SliceFeature(frame, network.prepare(network.encode_key(frame)))
+def encode_slices(
+    network: PropagationNet, frames: Float[Tensor, "batch 3 height width"]
+) -> list[SliceFeature]:
+    """The features of each of some padded slices."""
+    parts = network.prepare(network.encode_key(frames))
+    if len(frames) == 1:
+        return [SliceFeature(frames, parts)]
+    # cloned: a view would keep all slices in memory for as long as one of them stays
+    return [
+        SliceFeature(frame.clone(), SliceParts(*(each.clone() for each in part)))
+        for frame, *part in zip(*(each.split(1) for each in (frames, *parts)), strict=True)
+    ]

@@ -6,7 +6,7 @@ from limnet.memory import Memory, MemoryConfig
 from limnet.networks.checkpoints import lite, load_xmem
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceParts
 from limnet.propagation import PropagationOptions, propagate, propagate_pass
-from limnet.slice_features import SliceFeature, encode_slice
+from limnet.slice_features import SliceFeature, encode_slices
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def network():
 @pytest.fixture(scope="module")
 def features(network):
     images = torch.randn(9, 1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    return [encode_slice(network, image) for image in images]
+    return [encode_slices(network, image)[0] for image in images]
 
 
 def mask(value=1.0):
@@ -31,7 +31,7 @@ def test_a_pass_agrees_with_xmem_through_two_consolidations():
     network = load_xmem(xmem_weights())
     expected = answers("xmem_seq12")
     frames = [normal(f"xmem.seq12.frame{t}", 1, 3, 96, 128) for t in range(12)]
-    features = [encode_slice(network, frame) for frame in frames]
+    features = [encode_slices(network, frame)[0] for frame in frames]
     memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=4, num_prototypes=8))
     given = {0: rectangle(30, 60, 40, 80)[0, 0]}
     options = PropagationOptions(memorize_every=2)

@@ -29,7 +29,7 @@ class Counts(PropagationNet):
 
     def encode_key(self, images):
         self.encoded += len(images)
-        one = images.new_ones(1, 1, 1, 1)
+        one = images.new_ones(len(images), 1, 1, 1)
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(images, 4))
 
     def prepare(self, features):
@@ -51,6 +51,28 @@ def test_a_slice_is_encoded_once(volume):
     first = shared[3]
     assert [shared[index] for index in (1, 3, 1, 3)][1] is first
     assert shared.network.encoded == 2 and len(shared) == 5
+
+
+def test_slices_encoded_at_once_are_what_they_are_alone(volume, monkeypatch):
+    alone, ahead = features(volume), features(volume)
+    monkeypatch.setattr(ahead, "_next", lambda index: list(range(index, min(index + 3, 5))))
+    for index in range(5):
+        torch.testing.assert_close(ahead[index].frame, alone[index].frame)
+        torch.testing.assert_close(ahead[index].parts, alone[index].parts)
+    assert ahead.network.encoded == 5
+
+
+def test_a_gpu_encodes_slices_ahead_in_the_direction_in_which_they_are_asked_for(
+    volume, monkeypatch
+):
+    shared = features(volume, ahead=3)
+    shared[2], shared[1]
+    assert shared._next(4) == [4]  # a CPU one at a time
+    monkeypatch.setattr(SliceFeatures, "device", torch.device("cuda"))
+    assert shared._next(0) == [0]
+    assert shared._next(3) == [3, 4]
+    shared._last_asked = 4
+    assert shared._next(3) == [3]  # 2 and 1 are kept
 
 
 def test_the_network_sees_the_normalised_slice(volume):

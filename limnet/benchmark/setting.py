@@ -11,7 +11,7 @@ from limnet.memory import MemoryConfig
 from limnet.networks.checkpoints import LimNet, load_networks, paper
 from limnet.phantoms import ORGANS, abdomen
 from limnet.propagation import PropagationOptions
-from limnet.slice_features import MAX_BYTES, SliceFeatures
+from limnet.slice_features import AHEAD, MAX_BYTES, SliceFeatures
 from limnet.volume import Volume
 
 GIGABYTE = 2**30  # as nvidia-smi counts
@@ -49,6 +49,8 @@ class Setting:
     precision: str = "float32"  # or "bfloat16": what folded networks compute in
     stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
+    ahead: int = AHEAD  # slices that a GPU encodes at once
+    recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
     close_up: str = "as trained"  # whether propagation sees one of the object; or "yes", "no"
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Setting:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         least = {"slices": WARM_UP_SLICES, "size": 32, "clicks": 1, "repeats": 1, "rounds": 2}
-        least["cache_gb"] = 0
+        least |= {"cache_gb": 0, "ahead": 1}
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {getattr(self, name)}")
@@ -71,7 +73,7 @@ class Setting:
         """How propagation goes."""
         memory = MemoryConfig(dense_read=self.dense_read)
         close_up = {"yes": True, "no": False}.get(self.close_up)
-        return PropagationOptions(memory=memory, close_up=close_up)
+        return PropagationOptions(memory=memory, close_up=close_up, recorded=self.recorded)
 
     def load(self) -> LimNet:
         """The networks, where and as the setting has them."""
@@ -90,6 +92,7 @@ class Setting:
             working_size=networks.working_size,
             max_bytes=int(self.cache_gb * GIGABYTE),
             stored_as=getattr(torch, self.stored_as) if self.stored_as else None,
+            ahead=self.ahead,
         )
 
 
