@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes import fakes
@@ -60,3 +62,14 @@ def test_every_slice_is_fused(slices, monkeypatch):
     monkeypatch.setattr(measuring, "fuse_rounds", fuse)
     measure(SMALL, fakes(), *slices)
     assert compared[1:] == [[True] * 4] * 2
+
+
+def test_looks_at_propagated_masks_are_timed_unless_switched_off(slices, monkeypatch):
+    looked, networks = [], replace(fakes(), looks=2)
+    monkeypatch.setattr(
+        measuring, "look_again", lambda *given: looked.append(given[-1]) or given[2]
+    )
+    measure(replace(SMALL, looks=False), networks, *slices)
+    assert not looked
+    measure(SMALL, networks, *slices)
+    assert looked and set(looked) == {2}

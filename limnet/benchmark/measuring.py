@@ -17,6 +17,7 @@ from limnet.fusion import fuse_rounds
 from limnet.mask_propagation import close_up, propagate_masks
 from limnet.networks.checkpoints import LimNet
 from limnet.packed_masks import Mask
+from limnet.prompting import look_again
 from limnet.propagation import PropagationOptions, propagate
 from limnet.session import Session
 from limnet.slice_features import Frame, SliceFeatures
@@ -98,16 +99,23 @@ def propagation_seconds(
     """
     features, given, seconds = setting.features(volume, networks), {}, []
     net, options = networks.propagation_net, setting.options
+    looks = setting.looks and networks.looks > 0
     for number in range(setting.rounds):
         index = int(len(target) * PROMPTS[number % len(PROMPTS)])
         given[index] = target[index]
         if setting.networks == "lite":
-            carry = partial(propagate_masks, net, features, given, index, options)
+            heard = {"again": partial(_look_again, networks, volume)} if looks else {}
+            carry = partial(propagate_masks, net, features, given, index, options, **heard)
         else:
             inside = close_up(net, features, dict(enumerate(target)), options)
             carry = partial(_carry, networks, inside, given, index, options)
         seconds.append(_seconds(networks, carry))
     return tuple(seconds)
+
+
+def _look_again(networks: LimNet, volume: Volume, slice_index: int, probability: Tensor) -> Tensor:
+    image = torch.from_numpy(volume.rgb([slice_index]))[0].to(networks.device)
+    return look_again(networks.click_net, image, probability, networks.zoom_size, networks.looks)
 
 
 def _carry(

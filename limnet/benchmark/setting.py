@@ -49,6 +49,7 @@ class Setting:
     precision: str = "float32"  # or "bfloat16": what folded networks compute in
     stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
+    looks: bool = True  # of the click net at propagated masks, where the networks have them
     ahead: int = AHEAD  # slices that a GPU encodes at once
     recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
     close_up: str = "as trained"  # whether propagation sees one of the object; or "yes", "no"
