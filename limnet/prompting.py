@@ -29,7 +29,6 @@ HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all o
 # of one click, each with the mask of the one before: the first sees where the object is, the
 # second looks closer (RITM predicts twice where it starts from a mask)
 PREDICTIONS = 2
-AGAIN_ZOOM = 0.8  # of the zoom size, where propagated masks are looked at again
 WORTH_ZOOMING_IOU = 0.5  # of an object's region and the whole slice; fixed in RITM
 
 
@@ -179,8 +178,7 @@ def look_again(
         looks: predictions, each with the one before.
     """
     mask = probability > 0.5
-    size = round(AGAIN_ZOOM * zoom_size)
-    zoom = ZoomIn(target_size=size, min_crop_size=size // 2, skip_clicks=-1)
+    zoom = ZoomIn(target_size=zoom_size, min_crop_size=zoom_size // 2, skip_clicks=-1)
     clicks, seen = [Click(0, *_deepest(mask.cpu().numpy()), True)], mask.to(image.dtype)
     for _ in range(looks):
         seen = predict_prompt(click_net, image, clicks, seen, zoom=zoom).probability

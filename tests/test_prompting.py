@@ -322,7 +322,7 @@ def look(logits, probability, looks=1):
 
 def test_a_second_look_shows_the_mask_and_clicks_its_deepest_pixel():
     _, [(image, maps, previous)] = look(disk_where_clicked, 0.7 * rectangle(10, 21, 20, 31))
-    assert max(image.shape[2:]) == 32  # 0.8 of the zoom size
+    assert max(image.shape[2:]) == 40
     assert previous.max() == 1 and not maps[:, 1].any()
     rows, columns = np.nonzero(maps[0, 0].numpy())
     middle = (maps.shape[2] - 1) / 2, (maps.shape[3] - 1) / 2

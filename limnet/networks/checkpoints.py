@@ -94,13 +94,13 @@ def paper() -> LimNet:
 def lite() -> LimNet:
     """Small networks for a CPU with random weights, in eval mode."""
     hrnet = HRNetConfig(
-        width=16,
+        width=24,
         stem_channels=32,
         bottlenecks=2,
         bottleneck_planes=32,
         stage_modules=(1, 1, 1),
         blocks=2,
-        ocr_width=32,
+        ocr_width=48,
     )
     propagation = PropagationNetConfig(
         key_backbone="resnet18",
@@ -119,7 +119,7 @@ def lite() -> LimNet:
         "lite",
         ClickNet(
             ClickNetConfig(
-                hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, looks=2, colour=False
+                hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, looks=1, colour=False
             )
         ),
         PropagationNet(propagation),
