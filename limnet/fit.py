@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader, Dataset
 
 from limnet.whole_files import write_whole
 
@@ -28,7 +29,7 @@ Batch = TypeVar("Batch")
 Step = Callable[[nn.Module, Batch, np.random.Generator], Float[Tensor, ""]]
 Draw = Callable[[np.random.Generator], Batch]
 PATIENCE = timedelta(hours=2)  # of the other processes while rank 0 validates or saves
-HARMLESS = {"checkpoint_seconds", "validate_every"}  # options that change no weight
+HARMLESS = {"checkpoint_seconds", "validate_every", "workers"}  # options that change no weight
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class FitOptions:
     bfloat16: bool = False  # compute the step in it where autocast does; weights stay float32
     validate_every: int = 0  # iterations; 0: never
     checkpoint_seconds: float = 120.0
+    workers: int = 0  # processes that draw batches ahead; 0: none, each is drawn when it is needed
     seed: int = 0
 
 
@@ -95,7 +97,8 @@ def fit(
     reports progress. A run may go on with another number of processes.
 
     Args:
-        draw: gives a batch on the device of the network, which is `local_device()`.
+        draw: gives a batch, tensors in a tuple, which then go to the network's device. In workers,
+            which are forked, it must not touch a GPU.
         progress: gets the number of the iteration, from 0, and its loss.
         validate: a score of the running average, which it gets in the network, in eval mode.
 
@@ -110,8 +113,8 @@ def fit(
     # torch.manual_seed would leave its traces on every GPU that is in use
     graphics = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(graphics)):
-        while len(run.losses) < run.options.iterations:
-            loss = _learn(run, step, draw)
+        for drawn in _drawn(run, draw):
+            loss = _learn(run, step, *drawn)
             run.losses.append(loss)
             if run.rank == 0:
                 progress(len(run.losses) - 1, loss)
@@ -211,21 +214,66 @@ def _check_options(path: Path, saved: dict[str, float | int], options: FitOption
         )
 
 
-def _learn(run: _Run, step: Step, draw: Draw) -> float:
+class _Draws(Dataset):
+    """What iteration i draws: a seed for dropout, the batch, and the generator after that."""
+
+    def __init__(self, draw: Draw, seed: tuple[int, ...], own: tuple[int, ...]) -> None:
+        self.draw, self.seed, self.own = draw, seed, own
+
+    def __getitem__(self, iteration: int) -> tuple[int, Any, np.random.Generator]:
+        rng = np.random.default_rng((*self.seed, iteration, *self.own))
+        seed = int(rng.integers(2**62))
+        torch.manual_seed(seed)
+        return seed, self.draw(rng), rng
+
+
+def _drawn(run: _Run, draw: Draw) -> Iterator[tuple[int, Any, np.random.Generator]]:
+    """The draws of all iterations that are left, in order, whatever the number of workers."""
+    own = (run.rank,) if run.processes > 1 else ()
+    draws, options = _Draws(draw, (run.options.seed,), own), run.options
+    left = range(len(run.losses), options.iterations)
+    if not options.workers:
+        return (draws[iteration] for iteration in left)
+    return iter(
+        DataLoader(
+            draws,
+            batch_size=None,
+            sampler=left,
+            num_workers=options.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context="fork",  # what draws may be a closure
+            prefetch_factor=4,
+        )
+    )
+
+
+def _as_it_is(drawn: Any) -> Any:
+    return drawn
+
+
+def _on(device: torch.device, batch: Any) -> Any:
+    """Tensors and tuples of them on a device; anything else as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, tuple):
+        parts = [_on(device, each) for each in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
+    return batch
+
+
+def _learn(run: _Run, step: Step, seed: int, batch: Any, rng: np.random.Generator) -> float:
     """Do one iteration; its loss, the mean over all processes."""
     network, options, iteration = run.network, run.options, len(run.losses)
     network.train(iteration < (1 - options.frozen_share) * options.iterations)
     for group in run.optimizer.param_groups:
         group["lr"] = options.learning_rate * _schedule(iteration, options)
-    own = [run.rank] if run.processes > 1 else []
-    rng = np.random.default_rng((options.seed, iteration, *own))
-    torch.manual_seed(rng.integers(2**62))  # dropout
+    torch.manual_seed(seed)  # dropout
     before = [buffer.clone() for buffer in network.buffers()]
-    batch = draw(rng)
-    kind = next(network.parameters()).device.type
+    device = next(network.parameters()).device
+    batch = _on(device, batch)
     # no cache: a weight that was first cast under no_grad, as click_step does, would come from it
     # without its gradient in earlier versions of PyTorch (its issue 158232)
-    with torch.autocast(kind, torch.bfloat16, enabled=options.bfloat16, cache_enabled=False):
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16, cache_enabled=False):
         loss = step(network, batch, rng)
     run.optimizer.zero_grad()
     loss.backward()

@@ -3,7 +3,6 @@
 The paper says how many clicks there are, not which slice comes next: SLICE_RULES are the choices.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -111,55 +110,3 @@ def _slices_in_turn(
         total = np.count_nonzero(target, axis=(1, 2)) + np.count_nonzero(masks, axis=(1, 2))
         order.append(1 - errors[wrong] / total[wrong])  # Dice; lexsort's last key comes first
     return wrong[np.lexsort(order)]
-
-
-def first_clicks(
-    target: Slice, rng: np.random.Generator, *, decay: float, most: int
-) -> list[Click]:
-    """Training's clicks on a slice before anything is predicted, on slice 0 (after RITM).
-
-    One or more inside the target, none or more outside, most of these near its border.
-
-    Args:
-        decay: k further clicks of a polarity have a probability ~ decay^k.
-        most: clicks of one polarity.
-    """
-    depth = ndimage.distance_transform_edt(np.pad(target, 1))[1:-1, 1:-1]
-    reach = ndimage.distance_transform_edt(~target)
-    near = (reach > 2) & (reach < 2 + 0.15 * math.sqrt(target.sum()) + 3)
-    counts = np.minimum(rng.geometric(1 - decay, 2) - 1, most - 1)
-    clicks = []
-    for _ in range(1 + counts[0]):
-        # the user aims at the middle more often than not
-        deep = depth > rng.uniform(0, 1) * depth.max() * 0.999
-        clicks.append(_click_in(deep, rng, positive=True))
-    for _ in range(counts[1]):
-        region = near if near.any() and rng.random() < 0.6 else reach > 2
-        if region.any():
-            clicks.append(_click_in(region, rng, positive=False))
-    return clicks
-
-
-def error_click(
-    target: Slice,
-    mask: Slice,
-    rng: np.random.Generator,
-) -> Click | None:
-    """A click deep in the larger error, at random among pixels over half as deep as the deepest.
-
-    None when mask and target agree (RITM, iterative training).
-    """
-    missing, spurious = (
-        ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-        for region in (target & ~mask, mask & ~target)
-    )
-    positive = bool(missing.max() > spurious.max())
-    depth = missing if positive else spurious
-    if depth.max() == 0:
-        return None
-    return _click_in(depth > depth.max() / 2, rng, positive=positive)
-
-
-def _click_in(region: np.ndarray, rng: np.random.Generator, *, positive: bool) -> Click:
-    row, column = np.unravel_index(rng.choice(np.flatnonzero(region.ravel())), region.shape)
-    return Click(0, int(row), int(column), positive)

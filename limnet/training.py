@@ -14,7 +14,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
-from limnet.clicks import Click, click_maps
+from limnet.batched_clicks import BatchedClicks, error_clicks, first_clicks
 from limnet.defects import corrupt
 from limnet.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
 from limnet.mask_pairs import MaskPairs
@@ -25,7 +25,6 @@ from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregat
 from limnet.networks.quality_net import QualityNet
 from limnet.played_slices import PlayedSlices
 from limnet.sequences import SliceSequence
-from limnet.simulated_user import error_click, first_clicks
 
 
 class ClickBatch(NamedTuple):
@@ -116,37 +115,36 @@ def click_step(
     options = options or ClickTraining()
     images = batch.images[:, None].expand(-1, 3, -1, -1)
     given = torch.zeros_like(batch.targets) if batch.previous is None else batch.previous
-    starts = _first_clicks(batch.targets.cpu().numpy(), given.cpu().numpy(), rng, options)
-    targets, previous, clicks = starts
-    targets, previous = (torch.from_numpy(x).to(images)[:, None] for x in (targets, previous))
+    targets, masks = _starts(batch.targets.cpu().numpy(), given.cpu().numpy(), rng, options)
+    truth, masks = (torch.from_numpy(each).to(images.device) for each in (targets, masks))
+    generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
+    clicks = _first_clicks(truth, masks, generator, options)
+    targets, previous = (each[:, None].to(images) for each in (truth, masks))
     losses, rounds = [], rng.integers(options.max_rounds + 1)
     for further in reversed(range(rounds + 1)):
         # losses need float32, also where autocast has the network compute in bfloat16
-        mask, auxiliary = (x.float() for x in network(images, _maps(clicks, images), previous))
+        mask, auxiliary = (
+            x.float() for x in network(images, clicks.maps(*images.shape[2:]), previous)
+        )
         auxiliary = functional.binary_cross_entropy_with_logits(auxiliary, targets)
         main = normalised_focal_loss(mask, targets).mean()
         overlap = dice_loss(mask.sigmoid(), targets).mean()
         weighted = options.auxiliary_weight * auxiliary + options.dice_weight * overlap
         losses.append(main + weighted)
         if further:
-            previous = _after_round(clicks, targets, mask.detach().sigmoid(), rng, options)
+            found = mask.detach().sigmoid()
+            clicks, previous = _after_round(clicks, truth, found, generator, options)
     return torch.stack(losses).mean()
 
 
-def _maps(clicks: list[list[Click]], images: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    return torch.stack([click_maps(c, height, width, device=images.device) for c in clicks])
-
-
-def _first_clicks(
+def _starts(
     targets: Bool[np.ndarray, "batch height width"],
     given: Bool[np.ndarray, "batch height width"],
     rng: np.random.Generator,
     options: ClickTraining,
-) -> tuple[np.ndarray, np.ndarray, list[list[Click]]]:
-    """Targets, previous masks and first clicks of every sample."""
+) -> tuple[Bool[np.ndarray, "batch height width"], Bool[np.ndarray, "batch height width"]]:
+    """Targets and previous masks of every sample."""
     targets, previous = targets.copy(), given.copy()
-    clicks = []
     for target, mask in zip(targets, previous, strict=True):
         chance = rng.random()
         if mask.any():
@@ -156,38 +154,41 @@ def _first_clicks(
         elif chance < options.defective_share + options.absent_share:
             mask[:] = target
             target[:] = False
-        click = error_click(target, mask, rng) if mask.any() else None
-        clicks.append(
-            [click]
-            if click
-            else first_clicks(target, rng, decay=options.decay, most=options.max_clicks)
-        )
-    return targets.astype(np.float32), previous.astype(np.float32), clicks
+    return targets, previous
+
+
+def _first_clicks(
+    targets: Bool[Tensor, "batch height width"],
+    previous: Bool[Tensor, "batch height width"],
+    generator: torch.Generator,
+    options: ClickTraining,
+) -> BatchedClicks:
+    """On the error of the previous mask; on and off the target where there is no such error."""
+    corrections = error_clicks(targets, previous, generator)
+    wrong = previous.flatten(1).any(dim=1) & (corrections.signs[:, 0] != 0)
+    limits = {"decay": options.decay, "most": options.max_clicks}
+    others = first_clicks(targets, generator, **limits)
+    return corrections.where(wrong) + others.where(~wrong)
 
 
 def _after_round(
-    clicks: list[list[Click]],
-    targets: Tensor,
-    previous: Tensor,
-    rng: np.random.Generator,
+    clicks: BatchedClicks,
+    targets: Bool[Tensor, "batch height width"],
+    previous: Float32[Tensor, "batch 1 height width"],
+    generator: torch.Generator,
     options: ClickTraining,
-) -> Tensor:
+) -> tuple[BatchedClicks, Float32[Tensor, "batch 1 height width"]]:
     """Click the largest errors; what the network sees as previous masks in the next round."""
-    masks = previous[:, 0].cpu().numpy().copy()
-    for sample, target, mask in zip(clicks, targets[:, 0].cpu().numpy(), masks, strict=True):
-        chance, level = rng.random(), 0.49
-        if chance < options.again_share:
-            continue
-        forgotten = chance < options.again_share + options.forgotten_share
-        if forgotten:  # too large or too small along edges of the image, as propagated masks are
-            level = rng.uniform(0.05, 0.95)
-        click = error_click(target > 0.5, mask > level, rng)
-        if click and forgotten:
-            sample.clear()
-            mask[:] = mask > level
-        if click:
-            sample.append(click)
-    return torch.from_numpy(masks).to(previous)[:, None]
+    chance, level = torch.rand(2, len(targets), generator=generator, device=targets.device)
+    again = chance < options.again_share
+    forgotten = ~again & (chance < options.again_share + options.forgotten_share)
+    # too large or too small along edges of the image, as propagated masks are
+    level = torch.where(forgotten, 0.05 + 0.9 * level, 0.49)[:, None, None]
+    masks = previous[:, 0] > level
+    corrections = error_clicks(targets, masks, generator).where(~again)
+    forgotten &= corrections.signs[:, 0] != 0
+    seen = torch.where(forgotten[:, None, None, None], masks[:, None].to(previous), previous)
+    return clicks.where(~forgotten) + corrections, seen
 
 
 def propagation_step(

@@ -329,6 +329,23 @@ def test_scores_survive_a_restart(tmp_path):
     assert parts.scores == whole.scores and len(whole.scores) == 4
 
 
+def test_workers_that_draw_ahead_change_nothing(tmp_path):
+    _, alone = toy_run(tmp_path / "alone")
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path / "ahead", replace(TOY, workers=2), progress=killed_at(7))
+    _, ahead = toy_run(tmp_path / "ahead", replace(TOY, workers=2))
+    assert ahead.losses == alone.losses
+
+
+def test_what_a_worker_raises_stops_the_run(tmp_path):
+    with pytest.raises(RuntimeError, match="nothing to draw"):
+        fit(toy(), toy_step, no_batch, tmp_path, replace(TOY, workers=1))
+
+
+def no_batch(rng):
+    raise RuntimeError("nothing to draw")
+
+
 def test_the_callers_random_state_is_left_alone_also_by_a_run_that_stops(tmp_path):
     network = toy()
     before = torch.get_rng_state()

@@ -38,6 +38,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
         "figures",
         "lesions",
         "simulated_user",
+        "batched_clicks",
         "prompting",
         "baselines",
         "dicom_segmentation",

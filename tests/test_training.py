@@ -7,7 +7,7 @@ import torch
 from test_click_net import TINY
 
 from limnet import training
-from limnet.clicks import Click
+from limnet.batched_clicks import BatchedClicks
 from limnet.fit import FitOptions, fit
 from limnet.losses import dice_loss, normalised_focal_loss
 from limnet.mask_pairs import MaskPairs
@@ -16,7 +16,6 @@ from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.played_slices import PlayedSlices
 from limnet.sequences import SliceSequence
-from limnet.simulated_user import error_click, first_clicks
 from limnet.training import (
     ClickBatch,
     ClickTraining,
@@ -195,62 +194,32 @@ def box(top, bottom, left, right):
     return mask
 
 
-def test_a_correcting_click_lies_deep_in_the_larger_error():
-    target, mask = box(4, 20, 4, 15), box(4, 20, 10, 19)
-    for seed in range(20):
-        click = error_click(target, mask, rng(seed))  # 6 columns are missing, 4 too many
-        assert click.positive and 5 <= click.row < 19 and 5 <= click.column < 9
-        click = error_click(mask, target, rng(seed))
-        assert not click.positive and 5 <= click.row < 19 and 5 <= click.column < 9
-
-
-def test_equal_errors_are_clicked_negatively():
-    assert not error_click(box(4, 10, 4, 10), box(14, 20, 14, 20), rng()).positive
-
-
-def test_there_is_no_correcting_click_where_nothing_is_wrong():
-    assert error_click(box(4, 20, 4, 15), box(4, 20, 4, 15), rng()) is None
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_first_clicks_are_positive_on_the_target_and_negative_off_it(seed):
-    target = box(8, 20, 10, 24)
-    clicks = first_clicks(target, rng(seed), decay=0.8, most=4)
-    assert clicks[0].positive
-    for click in clicks:
-        assert target[click.row, click.column] == click.positive
-    for positive in (True, False):
-        assert sum(click.positive is positive for click in clicks) <= 4
-
-
-def test_a_target_that_fills_its_slice_gets_no_negative_clicks():
-    for seed in range(10):
-        clicks = first_clicks(np.ones((16, 16), dtype=bool), rng(seed), decay=0.5, most=24)
-        assert all(click.positive for click in clicks)
+def starts(given=None, **shares):
+    """Targets, previous masks and clicks of eight samples of one box."""
+    targets = np.stack([box(8, 20, 10, 24)] * 8)
+    given, options = targets & False if given is None else given, ClickTraining(**shares)
+    both = [torch.from_numpy(each) for each in training._starts(targets, given, rng(), options)]
+    return *both, training._first_clicks(*both, torch.Generator().manual_seed(0), options)
 
 
 def test_samples_start_from_nothing_from_a_defective_mask_or_from_one_to_be_removed():
-    targets = np.stack([box(8, 20, 10, 24)] * 8)
-
-    def start(given=targets & False, **shares):
-        return training._first_clicks(targets, given, rng(), ClickTraining(**shares))
-
-    truth, previous, clicks = start(defective_share=0.0, absent_share=0.0)
-    assert np.array_equal(truth, targets) and not previous.any()
-    assert all(sample[0].positive for sample in clicks)
-    truth, previous, clicks = start(defective_share=1.0, absent_share=0.0)
-    assert np.array_equal(truth, targets) and previous.any(axis=(1, 2)).all()
-    for mask, sample in zip(previous > 0, clicks, strict=True):
-        for click in sample[:1]:
-            changed = mask[click.row, click.column] != targets[0, click.row, click.column]
-            assert changed or np.array_equal(mask, targets[0])
-    truth, previous, clicks = start(defective_share=0.0, absent_share=1.0)
-    assert not truth.any() and np.array_equal(previous, targets)
-    assert not any(sample[0].positive for sample in clicks)
-    played = np.roll(targets, 5, axis=2)  # whatever is asked: it has its mask already
-    truth, previous, clicks = start(played, defective_share=0.5, absent_share=0.5)
-    assert np.array_equal(truth, targets) and np.array_equal(previous, played)
-    assert [len(sample) for sample in clicks] == [1] * 8
+    target = torch.from_numpy(box(8, 20, 10, 24))
+    truth, previous, clicks = starts(defective_share=0.0, absent_share=0.0)
+    assert (truth == target).all() and not previous.any()
+    assert (clicks.signs == 1).any(dim=1).all()
+    truth, previous, clicks = starts(defective_share=1.0, absent_share=0.0)
+    assert (truth == target).all() and previous.flatten(1).any(dim=1).all()
+    for mask, row, column, sign in zip(previous, *clicks, strict=True):
+        if (mask != target).any():  # one click, on the error
+            [at] = sign.nonzero()
+            assert mask[row[at], column[at]] != target[row[at], column[at]]
+    truth, previous, clicks = starts(defective_share=0.0, absent_share=1.0)
+    assert not truth.any() and (previous == target).all()
+    assert (clicks.signs.sum(dim=1) == -1).all() and (clicks.signs.abs().sum(dim=1) == 1).all()
+    played = np.stack([np.roll(target.numpy(), 5, axis=1)] * 8)  # it has its mask already
+    truth, previous, clicks = starts(played, defective_share=0.5, absent_share=0.5)
+    assert (truth == target).all() and torch.equal(previous, torch.from_numpy(played))
+    assert (clicks.signs.abs().sum(dim=1) == 1).all()
 
 
 def test_every_round_teaches():
@@ -288,35 +257,39 @@ def test_batches_are_joined_with_masks_that_were_played():
     assert not batch.previous[:2].any() and torch.equal(batch.previous[2], targets[1])
 
 
+def clicked(*clicks):
+    """One sample with these (row, column, sign)."""
+    return BatchedClicks(*torch.tensor(clicks).T[:, None])
+
+
 def after_round(clicks, previous, **shares):
-    target = torch.from_numpy(box(4, 20, 4, 15))[None, None].float()
-    options = ClickTraining(**shares)
-    return training._after_round(clicks, target.expand_as(previous), previous, rng(), options)
+    target = torch.from_numpy(box(4, 20, 4, 15))[None]
+    generator = torch.Generator().manual_seed(0)
+    return training._after_round(
+        clicks, target.expand(len(previous), -1, -1), previous, generator, ClickTraining(**shares)
+    )
 
 
 def test_correcting_clicks_are_added_where_something_is_wrong():
     right = torch.from_numpy(box(4, 20, 4, 15))[None, None].float()
-    previous = torch.cat([right, torch.zeros_like(right)])
-    clicks = [[Click(0, 5, 5)], [Click(0, 6, 6)]]
-    seen = after_round(clicks, previous, **EVERY_ROUND)
-    assert [len(sample) for sample in clicks] == [1, 2]
-    assert clicks[1][1].positive
-    assert torch.equal(seen, previous)
+    clicks = BatchedClicks(*(torch.tensor([[5], [6]]) for _ in range(2)), torch.ones(2, 1).long())
+    clicks, seen = after_round(clicks, torch.cat([right, 0 * right]), **EVERY_ROUND)
+    assert clicks.signs.tolist() == [[1, 0], [1, 1]]
+    assert torch.equal(seen, torch.cat([right, 0 * right]))
 
 
 def test_another_look_adds_no_click():
-    clicks = [[Click(0, 6, 6)]]
     previous = torch.full((1, 1, 32, 32), 0.2)
-    assert torch.equal(after_round(clicks, previous, again_share=1.0), previous)
-    assert clicks == [[Click(0, 6, 6)]]
+    clicks, seen = after_round(clicked((6, 6, 1)), previous, again_share=1.0)
+    assert torch.equal(seen, previous)
+    assert clicks.signs.tolist() == [[1, 0]] and clicks.rows[0, 0] == 6
 
 
 def test_a_mask_whose_clicks_are_forgotten_comes_with_one_click_on_its_error():
-    clicks = [[Click(0, 6, 6), Click(0, 1, 1, positive=False)]]
     previous = torch.from_numpy(box(4, 20, 4, 25))[None, None] * 0.97  # ten columns too many
-    seen = after_round(clicks, previous, again_share=0.0, forgotten_share=1.0)
-    (click,) = clicks[0]
-    assert not click.positive and 15 <= click.column < 25
+    shares = {"again_share": 0.0, "forgotten_share": 1.0}
+    clicks, seen = after_round(clicked((6, 6, 1), (1, 1, -1)), previous, **shares)
+    assert clicks.signs.tolist() == [[0, 0, -1]] and 15 <= clicks.columns[0, 2] < 25
     assert torch.equal(seen, (previous > 0.5).float())
 
 
