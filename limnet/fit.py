@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, Dataset
 
+from limnet.drawn_batches import Drawn, Draws, drawn_batches
 from limnet.whole_files import write_whole
 
 log = logging.getLogger(__name__)
@@ -113,8 +113,10 @@ def fit(
     # torch.manual_seed would leave its traces on every GPU that is in use
     graphics = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(graphics)):
-        for drawn in _drawn(run, draw):
-            loss = _learn(run, step, *drawn)
+        draws = Draws(draw, run.options.seed, run.rank)
+        left = range(len(run.losses), run.options.iterations)
+        for drawn in drawn_batches(draws, left, run.options.workers):
+            loss = _learn(run, step, drawn)
             run.losses.append(loss)
             if run.rank == 0:
                 progress(len(run.losses) - 1, loss)
@@ -214,43 +216,6 @@ def _check_options(path: Path, saved: dict[str, float | int], options: FitOption
         )
 
 
-class _Draws(Dataset):
-    """What iteration i draws: a seed for dropout, the batch, and the generator after that."""
-
-    def __init__(self, draw: Draw, seed: tuple[int, ...], own: tuple[int, ...]) -> None:
-        self.draw, self.seed, self.own = draw, seed, own
-
-    def __getitem__(self, iteration: int) -> tuple[int, Any, np.random.Generator]:
-        rng = np.random.default_rng((*self.seed, iteration, *self.own))
-        seed = int(rng.integers(2**62))
-        torch.manual_seed(seed)
-        return seed, self.draw(rng), rng
-
-
-def _drawn(run: _Run, draw: Draw) -> Iterator[tuple[int, Any, np.random.Generator]]:
-    """The draws of all iterations that are left, in order, whatever the number of workers."""
-    own = (run.rank,) if run.processes > 1 else ()
-    draws, options = _Draws(draw, (run.options.seed,), own), run.options
-    left = range(len(run.losses), options.iterations)
-    if not options.workers:
-        return (draws[iteration] for iteration in left)
-    return iter(
-        DataLoader(
-            draws,
-            batch_size=None,
-            sampler=left,
-            num_workers=options.workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context="fork",  # what draws may be a closure
-            prefetch_factor=4,
-        )
-    )
-
-
-def _as_it_is(drawn: Any) -> Any:
-    return drawn
-
-
 def _on(device: torch.device, batch: Any) -> Any:
     """Tensors and tuples of them on a device; anything else as it is."""
     if isinstance(batch, Tensor):
@@ -261,20 +226,20 @@ def _on(device: torch.device, batch: Any) -> Any:
     return batch
 
 
-def _learn(run: _Run, step: Step, seed: int, batch: Any, rng: np.random.Generator) -> float:
+def _learn(run: _Run, step: Step, drawn: Drawn) -> float:
     """Do one iteration; its loss, the mean over all processes."""
     network, options, iteration = run.network, run.options, len(run.losses)
     network.train(iteration < (1 - options.frozen_share) * options.iterations)
     for group in run.optimizer.param_groups:
         group["lr"] = options.learning_rate * _schedule(iteration, options)
-    torch.manual_seed(seed)  # dropout
+    torch.manual_seed(drawn.seed)  # dropout
     before = [buffer.clone() for buffer in network.buffers()]
     device = next(network.parameters()).device
-    batch = _on(device, batch)
+    batch = _on(device, drawn.batch)
     # no cache: a weight that was first cast under no_grad, as click_step does, would come from it
     # without its gradient in earlier versions of PyTorch (its issue 158232)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16, cache_enabled=False):
-        loss = step(network, batch, rng)
+        loss = step(network, batch, drawn.rng)
     run.optimizer.zero_grad()
     loss.backward()
     loss = loss.detach().float()

@@ -337,15 +337,6 @@ def test_workers_that_draw_ahead_change_nothing(tmp_path):
     assert ahead.losses == alone.losses
 
 
-def test_what_a_worker_raises_stops_the_run(tmp_path):
-    with pytest.raises(RuntimeError, match="nothing to draw"):
-        fit(toy(), toy_step, no_batch, tmp_path, replace(TOY, workers=1))
-
-
-def no_batch(rng):
-    raise RuntimeError("nothing to draw")
-
-
 def test_the_callers_random_state_is_left_alone_also_by_a_run_that_stops(tmp_path):
     network = toy()
     before = torch.get_rng_state()

@@ -12,7 +12,7 @@ import limnet
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
-    {"whole_files", "peak_memory", "packed_masks", "recorded"},
+    {"whole_files", "peak_memory", "packed_masks", "recorded", "drawn_batches"},
     {
         "networks",
         "volume",
