@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float32, Int64
 from scipy import ndimage
 from torch import Tensor
 
+from limnet.clicks import RADIUS
+
 Regions = Bool[Tensor, "batch height width"]
 Depths = Float32[Tensor, "batch height width"]  # pixels
 
@@ -33,14 +35,12 @@ class BatchedClicks(NamedTuple):
     def __add__(self, others: "BatchedClicks") -> "BatchedClicks":
         return BatchedClicks(*(torch.cat(pair, dim=1) for pair in zip(self, others, strict=True)))
 
-    def maps(
-        self, height: int, width: int, *, radius: float = 5.0
-    ) -> Float32[Tensor, "batch 2 height width"]:
+    def maps(self, height: int, width: int) -> Float32[Tensor, "batch 2 height width"]:
         """The disks that `clicks.click_maps` draws, for every slice."""
         down, across = (torch.arange(n, device=self.rows.device) for n in (height, width))
         rows = (down - self.rows[..., None])[..., :, None] ** 2
         columns = (across - self.columns[..., None])[..., None, :] ** 2
-        inside = rows + columns <= radius**2
+        inside = rows + columns <= RADIUS**2
         signs = self.signs[..., None, None]
         return torch.stack([(inside & (signs == sign)).any(1) for sign in (1, -1)], 1).float()
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+RADIUS = 5.0  # pixels, of the disks (RITM)
+
 
 @dataclass(frozen=True)
 class Click:
@@ -70,7 +72,7 @@ def click_maps(
     height: int,
     width: int,
     *,
-    radius: float = 5.0,
+    radius: float = RADIUS,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "2 height width"]:
     """Disks of 1 at the clicks and 0 elsewhere; channels [positive, negative] (RITM, use_disks).
@@ -92,7 +94,7 @@ def click_maps(
 
 
 def disks(
-    centres: Float[Tensor, "points 2"], height: int, width: int, *, radius: float = 5.0
+    centres: Float[Tensor, "points 2"], height: int, width: int, *, radius: float = RADIUS
 ) -> Float[Tensor, "height width"]:
     """1 within radius pixels of a centre (row, column), which may lie outside, and 0 elsewhere."""
     rows = torch.arange(height, device=centres.device)[None, :, None]

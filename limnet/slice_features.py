@@ -206,8 +206,7 @@ class SliceFeatures:
         """Slices in [0, 1] at the working size, on the network's device."""
         rows, columns = self.part.pixels
         slices = np.array(self.volume.images[slice_indices][:, rows, columns], dtype=np.float32)
-        low, high = self.volume.window
-        shown = torch.from_numpy(slices).to(self.device).sub_(low).div_(high - low).clamp_(0, 1)
+        shown = self.volume.windowed(torch.from_numpy(slices).to(self.device))
         shown = shown[:, None].expand(-1, 3, -1, -1) if shown.ndim == 3 else shown.movedim(-1, 1)
         return self.frame.enter(shown)
 

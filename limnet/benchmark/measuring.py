@@ -114,7 +114,7 @@ def propagation_seconds(
 
 
 def _look_again(networks: LimNet, volume: Volume, slice_index: int, probability: Tensor) -> Tensor:
-    image = torch.from_numpy(volume.rgb([slice_index]))[0].to(networks.device)
+    image = _images(networks, volume, [slice_index])[0]
     return look_again(networks.click_net, image, probability, networks.zoom_size, networks.looks)
 
 
@@ -149,13 +149,13 @@ def _click_seconds(
 
 def _fuse(networks: LimNet, volume: Volume, previous: Masks) -> None:
     """Compare all slices: their masks with the same ones, moved a little to the left."""
-
-    def images(slice_indices: list[int]) -> Tensor:
-        return torch.from_numpy(volume.rgb(slice_indices)).to(networks.device)
-
     current = np.roll(previous, -max(1, previous.shape[2] // 40), axis=2)
     both = (torch.from_numpy(each).to(networks.device) for each in (previous, current))
-    fuse_rounds(networks.quality_net, images, *both)[0].cpu()
+    fuse_rounds(networks.quality_net, partial(_images, networks, volume), *both)[0].cpu()
+
+
+def _images(networks: LimNet, volume: Volume, slice_indices: list[int]) -> Tensor:
+    return torch.from_numpy(volume.rgb(slice_indices)).to(networks.device)
 
 
 def _seconds(networks: LimNet, work: Callable[[], Any]) -> float:

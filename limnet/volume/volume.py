@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel
 import numpy as np
@@ -32,6 +33,8 @@ from limnet.volume.mapped import (
     sampled,
 )
 from limnet.whole_files import written_whole
+
+Intensities = TypeVar("Intensities")  # an array, or a tensor
 
 # Hounsfield units, (low, high): the usual radiology presets
 CT_WINDOWS = {"abdomen": (-160, 240), "lung": (-1350, 150), "bone": (-500, 1300), "brain": (0, 80)}
@@ -129,14 +132,21 @@ class Volume:
     ) -> Float[np.ndarray, "n 3 height width"]:
         """Slices (all by default) in the window as float32 in [0, 1], what the networks take."""
         selected = self.images[:] if slice_indices is None else self.images[list(slice_indices)]
-        low, high = self.window
-        shown = np.array(selected, dtype=np.float32)
-        shown -= np.float32(low)
-        shown /= np.float32(high - low)
-        shown.clip(0, 1, out=shown)
+        shown = self.windowed(np.array(selected, dtype=np.float32))
         if shown.ndim == 4:
             return np.ascontiguousarray(np.moveaxis(shown, -1, 1))
         return np.repeat(shown[:, None], 3, axis=1)
+
+    def windowed(self, intensities: Intensities) -> Intensities:
+        """Intensities as the window shows them, in [0, 1]; those given are overwritten.
+
+        Args:
+            intensities: float32, an array or a tensor on any device.
+        """
+        low, high = self.window
+        intensities -= float(low)
+        intensities /= float(high - low)
+        return intensities.clip(0, 1)
 
     def position_mm(
         self, slice_index: float | int, row: float | int, column: float | int
