@@ -9,14 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 
-from limnet.appearance import surroundings
 from limnet.clicks import Click, disks
 
 Image = Float[Tensor, "3 height width"]  # in [0, 1]
@@ -25,10 +22,6 @@ Probability = Float[Tensor, "height width"]
 # (images, click maps, previous probabilities), batches all -> an object with `.mask`, the logits
 ClickNetLike = Callable[[Tensor, Tensor, Tensor], Any]
 
-HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all of it
-# of one click, each with the mask of the one before: the first sees where the object is, the
-# second looks closer (RITM predicts twice where it starts from a mask)
-PREDICTIONS = 2
 WORTH_ZOOMING_IOU = 0.5  # of an object's region and the whole slice; fixed in RITM
 
 
@@ -98,7 +91,7 @@ def predict_prompt(
         ValueError: there is no click, one lies outside the image or on another slice than the rest,
             or previous has another size.
     """
-    _check(image, clicks, previous)
+    check_clicks(image, clicks, previous)
     return _predict(click_net, image, clicks, previous, previous, zoom, flip, region)
 
 
@@ -122,106 +115,29 @@ def predict_from_mask(
         ValueError: as predict_prompt.
     """
     mask = mask.to(image.dtype)
-    _check(image, clicks, mask)
+    check_clicks(image, clicks, mask)
     first = _predict(click_net, image, clicks, mask, None, zoom, flip, None)
     return predict_prompt(
         click_net, image, clicks, first.probability, zoom=zoom, flip=flip, region=first.region
     )
 
 
-def look_closer(
-    click_net: ClickNetLike,
-    image: Image,
-    clicks: Sequence[Click],
-    probability: Probability,
-    zoom_size: int,
-) -> Probability:
-    """What a session makes of clicks on a slice: zoomed in from the first click on, twice.
-
-    Args:
-        probability: what the clicks correct; zero, if there is nothing yet.
-        zoom_size: pixels of the crop's longer side.
+def check_clicks(image: Image, clicks: Sequence[Click], previous: Probability | None) -> None:
+    """Refuse what no prompt can be made of.
 
     Raises:
         ValueError: as predict_prompt.
     """
-    _check(image, clicks, probability)
-    # RITM: crops of at least 200 pixels are enlarged to 400
-    zoom = ZoomIn(target_size=zoom_size, min_crop_size=zoom_size // 2, skip_clicks=-1)
-    mask = (probability > 0.5).cpu().numpy()
-    if denies_all(clicks, mask):
-        return torch.zeros_like(probability)
-    implied = implied_click(clicks, mask)
-    clicks = [*clicks, implied] if implied else list(clicks)
-    previous = probability if probability.any() else None
-    for _ in range(PREDICTIONS):
-        previous = predict_prompt(click_net, image, clicks, previous, zoom=zoom).probability
-    return previous
-
-
-def look_again(
-    click_net: ClickNetLike,
-    image: Image,
-    probability: Probability,
-    zoom_size: int,
-    looks: int,
-) -> Probability:
-    """The mean of what propagation says and what the click network makes of it (ours).
-
-    It sees the propagated mask as if its deepest pixel had been clicked. Propagation shrinks from
-    slice to slice and smooths borders that the click network sees; the click network alone does not
-    know the object from other slices. Where nothing would be left, what was propagated stays.
-
-    Args:
-        probability: above 0.5 somewhere.
-        zoom_size: as of `look_closer`.
-        looks: predictions, each with the one before.
-    """
-    mask = probability > 0.5
-    zoom = ZoomIn(target_size=zoom_size, min_crop_size=zoom_size // 2, skip_clicks=-1)
-    clicks, seen = [Click(0, *_deepest(mask.cpu().numpy()), True)], mask.to(image.dtype)
-    for _ in range(looks):
-        seen = predict_prompt(click_net, image, clicks, seen, zoom=zoom).probability
-    mean = (probability + seen) / 2
-    return mean if (mean > 0.5).any() else probability
-
-
-def denies_all(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> bool:
-    """Whether lone negative clicks hit the heart of a mask: nothing of it is right then.
-
-    As where propagation ran on beyond the end of an object.
-    """
-    if not mask.any() or any(click.positive for click in clicks):
-        return False
-    depth = _depth(mask)
-    return bool(
-        max(depth[int(each.row), int(each.column)] for each in clicks) > HEART * depth.max()
-    )
-
-
-def implied_click(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> Click | None:
-    """The positive click that lone negative clicks on a mask leave unsaid, or None.
-
-    Who takes a part of a mask away agrees with the rest of it: its deepest pixel, unless the click
-    `denies_all`. (Networks that were mostly shown a positive click take away all of the mask where
-    there is none.)
-    """
-    if not mask.any() or any(click.positive for click in clicks) or denies_all(clicks, mask):
-        return None
-    return Click(clicks[0].slice_index, *_deepest(mask), True)
-
-
-def _deepest(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int]:
-    """Row and column of a pixel as far from the mask's border as any; the mask is not empty."""
-    rows, columns = surroundings(mask, 1)
-    depth = _depth(mask[rows, columns])
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return rows.start + int(row), columns.start + int(column)
-
-
-def _depth(mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
-    """How far each pixel is from those off the mask."""
-    return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    height, width = image.shape[1:]
+    if previous is not None and previous.shape != (height, width):
+        raise ValueError(
+            f"the previous probability must have the image's size {(height, width)}, "
+            f"got {tuple(previous.shape)}"
+        )
+    if len({click.slice_index for click in clicks}) != 1:
+        raise ValueError(f"a prompt needs at least one click, all on one slice, got {list(clicks)}")
+    if any(click.row >= height or click.column >= width for click in clicks):
+        raise ValueError(f"clicks must lie in the {height} x {width} slice, got {list(clicks)}")
 
 
 def _predict(
@@ -379,16 +295,3 @@ def _holds(region: Region, clicks: Sequence[Click]) -> bool:
         for click in clicks
         if click.positive
     )
-
-
-def _check(image: Image, clicks: Sequence[Click], previous: Probability | None) -> None:
-    height, width = image.shape[1:]
-    if previous is not None and previous.shape != (height, width):
-        raise ValueError(
-            f"the previous probability must have the image's size {(height, width)}, "
-            f"got {tuple(previous.shape)}"
-        )
-    if len({click.slice_index for click in clicks}) != 1:
-        raise ValueError(f"a prompt needs at least one click, all on one slice, got {list(clicks)}")
-    if any(click.row >= height or click.column >= width for click in clicks):
-        raise ValueError(f"clicks must lie in the {height} x {width} slice, got {list(clicks)}")

@@ -14,10 +14,10 @@ from limnet.clicks import Box, Click, check_inside
 from limnet.evidence import Evidence
 from limnet.fusion import fuse_packed
 from limnet.history import History
+from limnet.looks import look_again, look_closer
 from limnet.mask_propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
 from limnet.networks.checkpoints import LimNet
 from limnet.packed_masks import PackedMasks
-from limnet.prompting import look_again, look_closer
 from limnet.propagation import PropagationOptions
 from limnet.rounds import Mask, Masks, PromptedSlice, Round, State, exchanged
 from limnet.slice_features import SliceFeatures
@@ -375,8 +375,8 @@ class Session:
         return {**prompts, **self.state.locked}
 
     def _predict(self, clicks: Sequence[Click], probability: Tensor) -> Tensor:
-        image, networks = self._images([clicks[0].slice_index])[0], self.networks
-        return look_closer(networks.click_net, image, clicks, probability, networks.zoom_size)
+        image, nets = self._images([clicks[0].slice_index])[0], self.networks
+        return look_closer(nets.click_net, image, clicks, probability, *nets.crops)
 
     def _look_again(self, slice_index: int, probability: Tensor) -> Tensor:
         image, nets = self._images([slice_index])[0], self.networks

@@ -1,5 +1,7 @@
 """Ten-line networks with made-up minds, and a volume whose columns grow brighter."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from torch import nn
@@ -17,6 +19,27 @@ from limnet.networks.quality_net import QualityNet
 from limnet.volume import Volume
 
 SHAPE = (5, 32, 48)
+
+
+class Recorder:
+    """A click net that keeps what it was given and answers with logits of its own."""
+
+    def __init__(self, logits):
+        self.logits, self.seen = logits, []
+
+    def __call__(self, images, maps, previous):
+        self.seen.append((images, maps, previous))
+        return SimpleNamespace(mask=self.logits(images, maps, previous))
+
+
+def disk_where_clicked(images, maps, previous):
+    return 8 * (maps[:, :1] - maps[:, 1:]) - 4
+
+
+def rectangle(top, bottom, left, right, shape=(40, 50)):
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
 
 
 class Disks(ClickNet):

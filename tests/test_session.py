@@ -619,6 +619,22 @@ def test_masks_are_saved_on_the_grid_of_the_file(tmp_path):
     assert saved.get_fdata()[tuple(np.rint(voxel[:3]).astype(int))] == 1
 
 
+def test_a_click_is_seen_at_several_sizes_where_the_networks_ask_for_it():
+    class Counts(Disks):
+        calls = 0
+
+        def forward(self, images, click_maps, previous):
+            self.calls += 1
+            return super().forward(images, click_maps, previous)
+
+    for several, calls in ((False, 2), (True, 4)):
+        net = Counts()
+        Session(ramp(), replace(fakes(), several_sizes=several, click_net=net)).add_click(
+            Click(2, 16, 40)
+        )
+        assert net.calls == calls
+
+
 def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to():
     class Sure(Disks):
         """Sees the left half, whatever it is shown."""

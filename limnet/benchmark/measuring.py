@@ -14,10 +14,10 @@ from limnet.benchmark.setting import WARM_UP_SLICES, Images, Masks, Setting
 from limnet.benchmark.work import gigaflop, parameters
 from limnet.clicks import Click
 from limnet.fusion import fuse_rounds
+from limnet.looks import look_again
 from limnet.mask_propagation import close_up, propagate_masks
 from limnet.networks.checkpoints import LimNet
 from limnet.packed_masks import Mask
-from limnet.prompting import look_again
 from limnet.propagation import PropagationOptions, propagate
 from limnet.session import Session
 from limnet.slice_features import Frame, SliceFeatures

@@ -39,6 +39,7 @@ WEIGHTS_VARIABLE = "LIMNET_WEIGHTS"  # environment: the folder of the paper-size
 OPTIONAL = {
     "detail_channels",
     "close_up_size",
+    "several_sizes",
     "memorize_every",
     "looks",
     "colour",
@@ -58,6 +59,7 @@ class LimNet:
     working_size: int  # pixels of a slice's shorter side during propagation
     zoom_size: int  # pixels of the longer side of the crop that the click net sees
     looks: int = 0  # of the click net at each mask that propagation makes (ours)
+    several_sizes: bool = False  # of the crops of a click, whose mean its mask is (ours)
 
     @property
     def device(self) -> torch.device:
@@ -65,9 +67,15 @@ class LimNet:
         return next(self.click_net.parameters()).device
 
     @property
+    def crops(self) -> tuple[int, bool]:
+        """Zoom size of a click's crops, and whether there are several sizes."""
+        return self.zoom_size, self.several_sizes
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all parameters and sizes: what a result depends on."""
-        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size} {self.looks}".encode())
+        sizes = f"{self.working_size} {self.zoom_size} {self.looks} {self.several_sizes}"
+        sha256 = hashlib.sha256(sizes.encode())
         for network in (self.click_net, self.propagation_net, self.quality_net):
             sha256.update(str(network.config).encode())
             for tensor in network.state_dict().values():
@@ -119,7 +127,13 @@ def lite() -> LimNet:
         "lite",
         ClickNet(
             ClickNetConfig(
-                hrnet, maps_scale=1.0, detail_channels=24, zoom_size=160, looks=1, colour=False
+                hrnet,
+                maps_scale=1.0,
+                detail_channels=24,
+                zoom_size=160,
+                several_sizes=True,
+                looks=1,
+                colour=False,
             )
         ),
         PropagationNet(propagation),
@@ -138,6 +152,7 @@ def _bundle(
         working_size=propagation_net.config.working_size,
         zoom_size=click_net.config.zoom_size,
         looks=click_net.config.looks,
+        several_sizes=click_net.config.several_sizes,
     )
 
 

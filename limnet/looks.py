@@ -1,0 +1,139 @@
+"""What a session makes of clicks and of propagated masks: looks at the object (ours).
+
+The pipeline of each look is RITM's (`limnet.prompting`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from limnet.appearance import surroundings
+from limnet.clicks import Click
+from limnet.prompting import (
+    ClickNetLike,
+    Image,
+    Probability,
+    ZoomIn,
+    check_clicks,
+    predict_prompt,
+)
+
+HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all of it
+# of one click, each with the mask of the one before: the first sees where the object is, the
+# second looks closer (RITM predicts twice where it starts from a mask)
+PREDICTIONS = 2
+# longer sides of crops that are averaged, of the zoom size: of a slice of which nothing is known,
+# and of the object that was found
+WHOLE_SIZES, OBJECT_SIZES = (1.0, 1.4), (0.8, 1.2)
+
+
+def look_closer(
+    click_net: ClickNetLike,
+    image: Image,
+    clicks: Sequence[Click],
+    probability: Probability,
+    zoom_size: int,
+    several_sizes: bool = False,
+) -> Probability:
+    """What a session makes of clicks on a slice: zoomed in from the first click on, twice.
+
+    Args:
+        probability: what the clicks correct; zero, if there is nothing yet.
+        zoom_size: pixels of the crop's longer side.
+        several_sizes: the first look at a slice and the last one at the object are means over crops
+            of two sizes (ours): what is seen at one size only is often wrong.
+
+    Raises:
+        ValueError: as predict_prompt.
+    """
+    check_clicks(image, clicks, probability)
+    mask = (probability > 0.5).cpu().numpy()
+    if denies_all(clicks, mask):
+        return torch.zeros_like(probability)
+    implied = implied_click(clicks, mask)
+    clicks = [*clicks, implied] if implied else list(clicks)
+    previous = probability if probability.any() else None
+    for number in range(PREDICTIONS):
+        sizes = (1.0,)
+        if several_sizes and previous is None:
+            sizes = WHOLE_SIZES
+        elif several_sizes and number == PREDICTIONS - 1:
+            sizes = OBJECT_SIZES
+        seen = [
+            predict_prompt(click_net, image, clicks, previous, zoom=_zoom(zoom_size, size))
+            for size in sizes
+        ]
+        previous = torch.stack([each.probability for each in seen]).mean(dim=0)
+    return previous
+
+
+def look_again(
+    click_net: ClickNetLike,
+    image: Image,
+    probability: Probability,
+    zoom_size: int,
+    looks: int,
+) -> Probability:
+    """The mean of what propagation says and what the click network makes of it (ours).
+
+    It sees the propagated mask as if its deepest pixel had been clicked. Propagation shrinks from
+    slice to slice and smooths borders that the click network sees; the click network alone does not
+    know the object from other slices. Where nothing would be left, what was propagated stays.
+
+    Args:
+        probability: above 0.5 somewhere.
+        zoom_size: as of `look_closer`.
+        looks: predictions, each with the one before.
+    """
+    mask, zoom = probability > 0.5, _zoom(zoom_size)
+    clicks, seen = [Click(0, *_deepest(mask.cpu().numpy()), True)], mask.to(image.dtype)
+    for _ in range(looks):
+        seen = predict_prompt(click_net, image, clicks, seen, zoom=zoom).probability
+    mean = (probability + seen) / 2
+    return mean if (mean > 0.5).any() else probability
+
+
+def _zoom(zoom_size: int, size: float = 1.0) -> ZoomIn:
+    """From the first click on; RITM enlarges crops of at least 200 pixels to 400."""
+    return ZoomIn(round(size * zoom_size), min_crop_size=zoom_size // 2, skip_clicks=-1)
+
+
+def denies_all(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> bool:
+    """Whether lone negative clicks hit the heart of a mask: nothing of it is right then.
+
+    As where propagation ran on beyond the end of an object.
+    """
+    if not mask.any() or any(click.positive for click in clicks):
+        return False
+    depth = _depth(mask)
+    return bool(
+        max(depth[int(each.row), int(each.column)] for each in clicks) > HEART * depth.max()
+    )
+
+
+def implied_click(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> Click | None:
+    """The positive click that lone negative clicks on a mask leave unsaid, or None.
+
+    Who takes a part of a mask away agrees with the rest of it: its deepest pixel, unless the click
+    `denies_all`. (Networks that were mostly shown a positive click take away all of the mask where
+    there is none.)
+    """
+    if not mask.any() or any(click.positive for click in clicks) or denies_all(clicks, mask):
+        return None
+    return Click(clicks[0].slice_index, *_deepest(mask), True)
+
+
+def _deepest(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int]:
+    """Row and column of a pixel as far from the mask's border as any; the mask is not empty."""
+    rows, columns = surroundings(mask, 1)
+    depth = _depth(mask[rows, columns])
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return rows.start + int(row), columns.start + int(column)
+
+
+def _depth(mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
+    """How far each pixel is from those off the mask."""
+    return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+from fakes import Recorder, disk_where_clicked, rectangle
+
+from limnet.clicks import Click
+from limnet.looks import denies_all, implied_click, look_again, look_closer
+from limnet.prompting import ZoomIn, crop_and_resize, paste_back, predict_prompt, region_of_object
+
+IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+
+
+def test_lone_negative_clicks_agree_with_the_rest_of_the_mask():
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:31, 10:31] = True  # deepest at (20, 20)
+    aside = Click(3, 12, 28, positive=False)
+    assert implied_click([aside], mask) == Click(3, 20, 20, positive=True)
+    off_it = Click(3, 5, 50, positive=False)
+    assert implied_click([aside, off_it], mask) == Click(3, 20, 20, positive=True)
+
+
+def test_a_negative_click_in_the_heart_of_the_mask_denies_all_of_it():
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:31, 10:31] = True
+    assert implied_click([Click(0, 20, 21, positive=False)], mask) is None
+    assert denies_all([Click(0, 20, 21, positive=False)], mask)
+    assert not denies_all([Click(0, 20, 21, positive=False), Click(0, 15, 15)], mask)
+    assert not denies_all([Click(0, 12, 28, positive=False)], mask)
+
+
+def test_where_all_is_denied_nothing_is_left_and_no_network_is_asked():
+    mask, network = rectangle(10, 31, 10, 31).float(), Recorder(disk_where_clicked)
+    seen = look_closer(network, IMAGE, [Click(0, 20, 21, positive=False)], mask, 32)
+    assert seen.shape == mask.shape and not seen.any() and not network.seen
+
+
+def test_nothing_is_implied_where_a_click_is_positive_or_there_is_no_mask():
+    mask = np.zeros((40, 60), dtype=bool)
+    assert implied_click([Click(0, 12, 28, positive=False)], mask) is None
+    mask[10:31, 10:31] = True
+    clicks = [Click(0, 12, 28, positive=False), Click(0, 15, 15)]
+    assert implied_click(clicks, mask) is None
+
+
+NOTHING = torch.zeros(40, 50)
+
+
+def test_looking_closer_sees_the_whole_slice_and_then_the_object():
+    net, clicks = Recorder(disk_where_clicked), [Click(0, 10, 12)]
+    probability = look_closer(net, IMAGE, clicks, NOTHING, 32)
+    (first, _, before), (second, maps, previous) = net.seen
+    assert first.shape[2:] == (26, 32) and not before.any()  # its longer side has the zoom size
+    zoom = ZoomIn(target_size=32, min_crop_size=16, skip_clicks=-1)
+    found = predict_prompt(Recorder(disk_where_clicked), IMAGE, clicks, zoom=zoom).probability
+    region = region_of_object(found > 0.5, clicks, zoom)
+    stacked = torch.cat([IMAGE, found[None]])[None]
+    expected = crop_and_resize(stacked, region, 32)
+    torch.testing.assert_close(torch.cat([second, previous], dim=1), expected)
+    inside = disk_where_clicked(None, maps, None).sigmoid()[0, 0]
+    torch.testing.assert_close(probability, paste_back(inside, region, 40, 50))
+
+
+def test_looking_closer_corrects_the_probability_that_there_is():
+    net, before = Recorder(disk_where_clicked), 0.9 * rectangle(10, 20, 10, 20).float()
+    look_closer(net, IMAGE, [Click(0, 22, 22)], before, 32)
+    zoom = ZoomIn(target_size=32, min_crop_size=16, skip_clicks=-1)
+    region = region_of_object(before > 0.5, [Click(0, 22, 22)], zoom)
+    expected = crop_and_resize(before[None, None], region, 32)
+    torch.testing.assert_close(net.seen[0][2], expected)
+    assert len(net.seen) == 2
+
+
+def test_looking_closer_at_several_sizes_averages_what_each_crop_shows():
+    def surer_in_larger_crops(images, maps, previous):
+        return disk_where_clicked(images, maps, previous) + images.shape[3] / 40
+
+    net, clicks = Recorder(surer_in_larger_crops), [Click(0, 20, 25)]
+    probability = look_closer(net, IMAGE, clicks, NOTHING, 40, several_sizes=True)
+    sizes = [max(images.shape[2:]) for images, _, _ in net.seen]
+    assert sizes == [40, 56, 32, 48]
+    assert not net.seen[0][2].any() and not net.seen[1][2].any()
+    smaller, larger = (torch.sigmoid(torch.tensor(4 + size / 40)) for size in (32, 48))
+    assert probability[20, 25].item() == pytest.approx(((smaller + larger) / 2).item(), abs=1e-4)
+
+
+def test_looking_closer_at_several_sizes_corrects_a_mask_at_one_size_first():
+    net, before = Recorder(disk_where_clicked), rectangle(10, 20, 10, 20).float()
+    look_closer(net, IMAGE, [Click(0, 22, 22)], before, 40, several_sizes=True)
+    assert [max(images.shape[2:]) for images, _, _ in net.seen] == [40, 32, 48]
+
+
+def test_looking_closer_adds_the_click_that_lone_negative_ones_imply():
+    net, before = Recorder(disk_where_clicked), rectangle(10, 31, 10, 31).float()
+    clicks = [Click(0, 12, 28, positive=False)]
+    probability = look_closer(net, IMAGE, clicks, before, 32)
+    assert all(maps[0, 0].any() and maps[0, 1].any() for _, maps, _ in net.seen)
+    assert probability[20, 20] > 0.5 > probability[12, 28]
+    assert clicks == [Click(0, 12, 28, positive=False)]
+
+
+REFUSED = pytest.mark.parametrize(
+    ("clicks", "message"),
+    [
+        ([], "at least one click"),
+        ([Click(0, 40, 3, positive=False)], "must lie in the 40 x 50 slice"),
+    ],
+)
+
+
+@REFUSED
+def test_looking_closer_refuses_what_a_prompt_refuses(clicks, message):
+    with pytest.raises(ValueError, match=message):
+        look_closer(Recorder(disk_where_clicked), IMAGE, clicks, NOTHING, 32)
+
+
+@REFUSED
+def test_looking_closer_at_a_mask_refuses_the_same(clicks, message):
+    with pytest.raises(ValueError, match=message):
+        look_closer(Recorder(disk_where_clicked), IMAGE, clicks, IMAGE[0], 32)
+
+
+def look(logits, probability, looks=1):
+    net = Recorder(logits)
+    return look_again(net, IMAGE, probability, 40, looks), net.seen
+
+
+def test_a_second_look_shows_the_mask_and_clicks_its_deepest_pixel():
+    _, [(image, maps, previous)] = look(disk_where_clicked, 0.7 * rectangle(10, 21, 20, 31))
+    assert max(image.shape[2:]) == 40
+    assert previous.max() == 1 and not maps[:, 1].any()
+    rows, columns = np.nonzero(maps[0, 0].numpy())
+    middle = (maps.shape[2] - 1) / 2, (maps.shape[3] - 1) / 2
+    assert (rows.mean(), columns.mean()) == pytest.approx(middle, abs=2.5)
+
+
+def test_what_was_propagated_and_what_was_seen_count_alike():
+    propagated = 0.6 * rectangle(10, 30, 15, 35) + 0.2
+    found, _ = look(lambda images, maps, previous: 0 * previous + 1, propagated)
+    inside = torch.sigmoid(torch.tensor(1.0)).item()
+    assert found[20, 20].item() == pytest.approx((0.8 + inside) / 2)
+    assert found[0, 0].item() == pytest.approx(0.1)  # outside of what was looked at
+
+
+def test_looks_follow_each_other_and_each_sees_the_one_before():
+    def grown(images, maps, previous):
+        return 10 * torch.nn.functional.max_pool2d(previous, 3, 1, 1) - 5
+
+    mask = rectangle(15, 25, 20, 30).float()
+    areas = [(look(grown, mask, looks)[0] > 0.2).sum() for looks in (1, 2, 3)]
+    assert mask.sum() < areas[0] < areas[1] < areas[2]
+
+
+def test_masks_that_would_be_lost_stay_as_they_are():
+    mask = 0.6 * rectangle(15, 25, 20, 30)
+    found, _ = look(lambda images, maps, previous: 0 * previous - 5, mask)
+    assert torch.equal(found, mask)
