@@ -18,6 +18,8 @@ LAB ?=
 # make train-click PROCESSES=8 TORCHRUN="--nnodes 2 --rdzv-backend c10d --rdzv-endpoint first:29500"
 PROCESSES ?=
 TORCHRUN ?= --standalone
+# processes among which `make test` divides test files and notebooks, a core for each
+TEST_PROCESSES ?= 2
 
 # PyTorch's threads give a core back sooner than GNU OpenMP would let them (limnet/__init__.py); here
 # too, because notebooks import torch first
@@ -35,6 +37,9 @@ python := $(VENV)/bin/python
 ok := $(VENV)/.ok
 # --no-compile: Python compiles what is imported, not the gigabyte that is not
 pip := PYTHONWARNINGS=ignore "$(python)" -m pip install --quiet --no-compile --constraint constraints.txt
+
+# the tests of a file, and the cells of a notebook, are in one process and in their order
+divided = OMP_NUM_THREADS=1 "$(python)" -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # each process runs the words after the report's path: rank 0 with this path as the last word, the
 # others with another file and LIMNET_REPORTS in a folder that is removed
@@ -69,9 +74,9 @@ help: ## list the targets
 setup: $(ok) ## build the environment in .venv (done once, and again when the pins change)
 
 test: lint ## ruff, unit tests, then every notebook at its default parameters
-	"$(python)" -m pytest tests
+	$(divided) tests
 	@reports=$$(mktemp -d); trap 'rm -rf "$$reports"' EXIT; echo "every notebook by nbval:"; \
-	LIMNET_REPORTS="$$reports" "$(python)" -m pytest --nbval-lax --nbval-current-env \
+	LIMNET_REPORTS="$$reports" $(divided) --nbval-lax --nbval-current-env \
 	--nbval-cell-timeout=600 -o timeout=0 notebooks
 
 lint: $(ok) ## ruff: rules and format
