@@ -77,16 +77,16 @@ def test_looking_closer_at_several_sizes_averages_what_each_crop_shows():
     net, clicks = Recorder(surer_in_larger_crops), [Click(0, 20, 25)]
     probability = look_closer(net, IMAGE, clicks, NOTHING, 40, several_sizes=True)
     sizes = [max(images.shape[2:]) for images, _, _ in net.seen]
-    assert sizes == [40, 56, 32, 48]
+    assert sizes == [40, 56, 32, 44]
     assert not net.seen[0][2].any() and not net.seen[1][2].any()
-    smaller, larger = (torch.sigmoid(torch.tensor(4 + size / 40)) for size in (32, 48))
+    smaller, larger = (torch.sigmoid(torch.tensor(4 + size / 40)) for size in (32, 44))
     assert probability[20, 25].item() == pytest.approx(((smaller + larger) / 2).item(), abs=1e-4)
 
 
 def test_looking_closer_at_several_sizes_corrects_a_mask_at_one_size_first():
     net, before = Recorder(disk_where_clicked), rectangle(10, 20, 10, 20).float()
     look_closer(net, IMAGE, [Click(0, 22, 22)], before, 40, several_sizes=True)
-    assert [max(images.shape[2:]) for images, _, _ in net.seen] == [40, 32, 48]
+    assert [max(images.shape[2:]) for images, _, _ in net.seen] == [40, 32, 44]
 
 
 def test_looking_closer_adds_the_click_that_lone_negative_ones_imply():
@@ -133,12 +133,12 @@ def test_a_second_look_shows_the_mask_and_clicks_its_deepest_pixel():
     assert (rows.mean(), columns.mean()) == pytest.approx(middle, abs=2.5)
 
 
-def test_what_was_propagated_and_what_was_seen_count_alike():
+def test_what_was_seen_counts_three_times_what_was_propagated():
     propagated = 0.6 * rectangle(10, 30, 15, 35) + 0.2
     found, _ = look(lambda images, maps, previous: 0 * previous + 1, propagated)
     inside = torch.sigmoid(torch.tensor(1.0)).item()
-    assert found[20, 20].item() == pytest.approx((0.8 + inside) / 2)
-    assert found[0, 0].item() == pytest.approx(0.1)  # outside of what was looked at
+    assert found[20, 20].item() == pytest.approx((0.8 + 3 * inside) / 4)
+    assert found[0, 0].item() == pytest.approx(0.05)  # outside of what was looked at
 
 
 def test_looks_follow_each_other_and_each_sees_the_one_before():
