@@ -80,6 +80,8 @@ def jupyterlab(folder: Path, *, theme: str = "JupyterLab Light") -> Iterator[str
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
         "--IdentityProvider.token=", f"--ServerApp.root_dir={notebooks}",
         "--LabApp.expose_app_in_browser=True",
+        # of kernels that die within ten seconds each; after five JupyterLab gives up
+        "--KernelRestarter.restart_limit=1000",
     ]  # fmt: skip
     with (folder / "jupyterlab.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
