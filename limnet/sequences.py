@@ -20,7 +20,14 @@ from torch.nn import functional
 from limnet.datasets import Case, collection_cases
 from limnet.hearts import CHAMBERS, heart
 from limnet.phantoms import STRUCTURES, abdomen
-from limnet.synthesis import degrade, paint_shape, random_appearance, random_shapes
+from limnet.synthesis import (
+    degrade,
+    field_of_view,
+    paint_shape,
+    radiograph,
+    random_appearance,
+    random_shapes,
+)
 from limnet.volume import CT_WINDOWS
 
 MIN_AREA = 16  # pixels of the target on the first slice
@@ -72,6 +79,9 @@ class SequenceOptions:
     painted_share: float = 0.25  # of those with a real image follow a shape painted over it
     joined_share: float = 0.1  # follow two labels that touch: an organ and its tumour, say
     still_share: float = 0.12  # of the cropped ones repeat one slice under a drifting affine map
+    radiograph_share: float = 0.15  # of the random shapes lie over each other, as in X-rays
+    wide_share: float = 0.15  # of the real images have a window so wide that tissues differ little
+    framed_share: float = 0.12  # of the sequences are black outside a field of view
 
 
 def sequence_stream(
@@ -86,18 +96,25 @@ def sequence_stream(
             sequence = shapes_sequence(rng, options)
         else:
             sequence = cropped_sequence(rng, volumes[rng.integers(len(volumes))], options)
+        if rng.random() < options.framed_share:
+            field = torch.from_numpy(field_of_view(rng, sequence.target.shape[1:]))
+            sequence = SliceSequence(sequence.images * field, sequence.target & field)
         if sequence.target[0].sum() >= MIN_AREA:
             yield sequence
 
 
 def shapes_sequence(rng: np.random.Generator, options: SequenceOptions) -> SliceSequence:
     """One of the random shapes that the first slice shows, or now and then a region."""
-    labels, first = random_shapes(rng, (options.length, options.size, options.size))
+    shape = (options.length, options.size, options.size)
+    if rng.random() < options.radiograph_share:
+        return SliceSequence(*map(torch.from_numpy, radiograph(rng, shape)))
+    labels, first = random_shapes(rng, shape)
     areas = np.bincount(labels[0].ravel(), minlength=int(labels.max()) + 1)
-    if rng.random() < 0.9:
+    if rng.random() < 0.8:
         areas[:first] = 0
     shown = np.flatnonzero(areas >= MIN_AREA)
-    label = int(rng.choice(shown)) if len(shown) else 255
+    weights = np.sqrt(areas[shown])  # the larger, the likelier, as what a view is fitted to
+    label = int(rng.choice(shown, p=weights / weights.sum())) if len(shown) else 255
     target = _target(rng, labels, label, range(first, 255), options)
     images = random_appearance(rng, labels)
     return SliceSequence(torch.from_numpy(images), torch.from_numpy(target))
@@ -123,6 +140,8 @@ def cropped_sequence(
     else:
         low, high = volume.window
         jitter = rng.uniform(-0.15, 0.15), rng.uniform(-0.2, 0.4)
+        if rng.random() < options.wide_share:
+            jitter = rng.uniform(-2.0, 0.0), rng.uniform(0.0, 2.0)
         low, high = low + jitter[0] * (high - low), high + jitter[1] * (high - low)
         images = _sample(np.asarray(volume.images[indices], dtype=np.float32), grid, "bilinear")
         images = ((images - low) / max(high - low, 1e-6)).clamp(0, 1).numpy()

@@ -10,6 +10,7 @@ from functools import reduce
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
+from scipy import ndimage
 from torch.nn import functional
 
 Labels = UInt8[np.ndarray, "slices height width"]
@@ -113,13 +114,59 @@ def _sheet(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     return np.maximum((bent / thickness) ** 2, (along**2 + depth**2) / (1.5 * size) ** 2)
 
 
-SHAPES = (_ellipsoid, _cluster, _tube, _tree, _sheet)
-SHAPES_SHARES = (0.5, 0.1, 0.2, 0.1, 0.1)
+def _network(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """Thin branches all over the slice, as the vessels of a retina; the same through the slices."""
+    shape = grid[0].shape[1:]
+    reach = max(size, 0.12 * shape[0])
+    drawn = np.full((len(NETWORK_RADII), *shape), True)
+    origin, level = rng.uniform(0, 1, 2) * shape, 0
+    starts = [(origin, rng.uniform(0, 2 * math.pi), level) for _ in range(rng.integers(1, 5))]
+    for _ in range(rng.integers(15, 60)):
+        origin, heading, level = starts.pop(int(rng.integers(len(starts))))
+        length = max(1, int(rng.uniform(0.5, 2.5) * reach))
+        headings = heading + rng.normal(0, 0.15, length).cumsum()
+        path = origin + np.stack([np.sin(headings), np.cos(headings)], 1).cumsum(0)
+        rows, columns = path.astype(int)[((path >= 0) & (path < shape)).all(axis=1)].T
+        drawn[level, rows, columns] = False
+        thinner = min(level + int(rng.integers(2)), len(NETWORK_RADII) - 1)
+        ends = [path[-1], path[-1], path[len(path) // 2]]
+        starts += [(end, headings[-1] + rng.normal(0, 0.6), thinner) for end in ends]
+    layers = (
+        (ndimage.distance_transform_edt(each) / radius) ** 2
+        for each, radius in zip(drawn, NETWORK_RADII, strict=True)
+        if not each.all()
+    )
+    plane = reduce(np.minimum, layers, np.full(shape, np.inf)).astype(np.float32)
+    row, column = (
+        np.clip(np.rint(axis), 0, side - 1).astype(int)
+        for axis, side in zip(grid[1:], shape, strict=True)
+    )
+    return plane[row, column]
+
+
+def _fold(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+    """A band that winds through a part of the slice: a brain's cortex, loops of a bowel."""
+    depth, row, column = _around(rng, grid, size)
+    cells = int(np.clip(rng.uniform(1, 2.5) * depth.shape[1] / size, 4, 20))
+    noise = smooth_noise(rng, depth.shape, (2 + depth.shape[0] // 8, cells, cells))[0]
+    extent = (depth**2 + row**2 + column**2) / (2.5 * size) ** 2
+    return np.maximum((noise / np.float32(rng.uniform(0.15, 0.5))) ** 2, extent)
+
+
+SHAPES = (_ellipsoid, _cluster, _tube, _tree, _sheet, _network, _fold)
+SHAPES_SHARES = (0.46, 0.1, 0.18, 0.09, 0.09, 0.04, 0.04)
+NETWORK_RADII = (2.6, 1.8, 1.2)  # pixels, of branches after none, one and more divisions
+LEAST_SIZE, MOST_SIZE = 0.04, 0.45  # of the radius of a shape, of the height of the slice
 
 
 def random_shape(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     """A shape of about `size` pixels' radius somewhere in the grid."""
     return SHAPES[rng.choice(len(SHAPES), p=SHAPES_SHARES)](rng, grid, size)
+
+
+def random_size(rng: np.random.Generator, height: int) -> float:
+    """Pixels; small ones are as likely as large ones."""
+    return height * math.exp(rng.uniform(math.log(LEAST_SIZE), math.log(MOST_SIZE)))
 
 
 def _around(rng: np.random.Generator, grid: Grid, size: float) -> Grid:
@@ -148,8 +195,7 @@ def random_shapes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tupl
     labels, first = random_regions(rng, shape)
     label = first
     for _ in range(rng.integers(2, MAX_SHAPES + 1)):
-        size = shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.28)))
-        distance = random_shape(rng, grid, size)
+        distance = random_shape(rng, grid, random_size(rng, shape[1]))
         core = distance < (rng.uniform(0.3, 0.85) ** 2 if rng.random() < 0.3 else 0)
         filled = rng.random() < 0.6
         labels[(distance < 1) & ~core] = label
@@ -236,6 +282,43 @@ def _painted(
     return np.clip(images + share * (painted - images), 0, 1).astype(np.float32)
 
 
+def radiograph(
+    rng: np.random.Generator, shape: tuple[int, int, int]
+) -> tuple[Images, Bool[np.ndarray, "slices height width"]]:
+    """Shapes that lie over each other, as X-rays show them, and where one of them is.
+
+    Each adds or takes away its thickness along the ray; some are hollow.
+    """
+    grid, bodies = warped_grid(rng, shape), []
+    images = smooth_noise(rng, shape, (2, 4, 4))[0] * np.float32(rng.uniform(0, 0.3))
+    for _ in range(rng.integers(4, 13)):
+        distance = random_shape(rng, grid, random_size(rng, shape[1]))
+        thickness = np.clip(1 - distance, 0, 1) ** np.float32(rng.uniform(0.2, 0.6))
+        if rng.random() < 0.3:
+            inner = rng.uniform(0.5, 0.9)
+            thickness -= inner * np.sqrt(np.clip(1 - distance / inner**2, 0, 1))
+        images += np.float32(rng.choice([-1, 1]) * rng.uniform(0.2, 1.2)) * thickness
+        bodies.append(distance < 1)
+    areas = np.sqrt([np.count_nonzero(body[0]) + 1e-3 for body in bodies])
+    return degrade(rng, images), bodies[rng.choice(len(bodies), p=areas / areas.sum())]
+
+
+def field_of_view(
+    rng: np.random.Generator, shape: tuple[int, int]
+) -> Bool[np.ndarray, "height width"]:
+    """What a scanner shows of a slice: a disk, a fan or a box, the rest of the picture is black."""
+    row, column = np.mgrid[: shape[0], : shape[1]] / np.reshape(shape, (2, 1, 1)) - 0.5
+    row, column = row - rng.normal(0, 0.05), column - rng.normal(0, 0.05)
+    radii = rng.uniform(0.35, 0.6, 2)
+    kind = rng.random()
+    if kind < 0.4:
+        return (row / radii[0]) ** 2 + (column / radii[1]) ** 2 < 1
+    if kind < 0.7:  # of an ultrasound probe above
+        far = np.hypot(row + 0.5, column)
+        return (far < 2 * radii[0]) & (np.abs(column) < (row + 0.5) * rng.uniform(0.5, 1.2))
+    return (np.abs(row) < radii[0]) & (np.abs(column) < radii[1])
+
+
 def bend(rng: np.random.Generator, images: Images) -> Images:
     """Intensities in [0, 1] along a random curve, as another contrast would show the same tissues.
 
@@ -258,6 +341,9 @@ def degrade(rng: np.random.Generator, images: Images) -> Images:
     if rng.random() < 0.4:
         bias = smooth_noise(rng, shape, (2, 3, 3))[0]
         images = images * np.exp(np.float32(rng.uniform(0, 0.25)) * bias)
+    if rng.random() < 0.08:  # speckle, as of ultrasound
+        waves = rng.standard_normal((2, *shape), dtype=np.float32)
+        images = images * np.hypot(*(_blur(wave, rng.uniform(0.6, 1.5)) for wave in waves))
     noise = rng.standard_normal(shape, dtype=np.float32)
     if rng.random() < 0.5:  # grain: reconstructed images have correlated noise
         noise = _blur(noise, rng.uniform(0.5, 1.0)) * np.float32(2)

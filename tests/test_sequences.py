@@ -68,7 +68,8 @@ def test_without_volumes_all_sequences_are_random_shapes(monkeypatch):
 
 def test_a_shape_that_is_not_shown_is_no_target():
     for seed in range(10):
-        target = shapes_sequence(rng(seed), SMALL).target
+        options = SequenceOptions(length=5, size=32, radiograph_share=0.0)
+        target = shapes_sequence(rng(seed), options).target
         assert target[0].sum() >= MIN_AREA or not target.any()
 
 
@@ -79,6 +80,7 @@ def test_image_and_labels_are_cropped_alike(monkeypatch, still):
     both = [LabelledVolume(volume.labels, (1,), (volume.labels == 1).astype(np.float32))]
     # a pixel of the crop is one pixel of the slice or more
     shares = {"synthetic_share": 0.0, "joined_share": 0.0, "still_share": still}
+    shares |= {"painted_share": 0.0, "wide_share": 0.0, "framed_share": 0.0}
     options = SequenceOptions(5, 16, shapes_share=0.0, **shares)
     for sequence in first(20, rng(), both, options):
         images, target = sequence.images.numpy(), sequence.target.numpy()
@@ -100,10 +102,41 @@ def test_the_window_is_shown_as_0_to_1(monkeypatch, hounsfield, least, most):
     labels = np.ones((5, 64, 64), np.uint8)
     images = np.full(labels.shape, hounsfield, np.int16)
     volume = LabelledVolume(labels, (1,), images, (-160.0, 240.0))
-    options = SequenceOptions(5, 8, synthetic_share=0.0, painted_share=0.0)
+    options = SequenceOptions(5, 8, synthetic_share=0.0, painted_share=0.0, wide_share=0.0)
     for seed in range(10):
         shown = cropped_sequence(rng(seed), volume, options)
         assert least - 1e-6 <= shown.images.min() and shown.images.max() <= most + 1e-6
+
+
+def test_in_a_wide_window_tissues_differ_less(monkeypatch):
+    monkeypatch.setattr(sequences, "degrade", lambda rng, images: images)
+    volume = labelled(images=60.0 * labelled().labels, window=(-160.0, 240.0))
+    spreads = []
+    for share in (0.0, 1.0):
+        options = SequenceOptions(2, 64, synthetic_share=0.0, painted_share=0.0, wide_share=share)
+        shown = [cropped_sequence(rng(seed), volume, options).images for seed in range(20)]
+        spreads.append(np.mean([images.std().item() for images in shown]))
+    assert 0 < spreads[1] < 0.5 * spreads[0]
+
+
+def test_some_sequences_are_black_outside_a_field_that_holds_the_target():
+    def black(share):
+        options = SequenceOptions(length=2, size=32, framed_share=share)
+        found = [(images == 0).all(dim=0) for images, _ in first(20, rng(), [labelled()], options)]
+        return np.mean([outside.float().mean() for outside in found])
+
+    assert black(0.0) < 0.1 < black(1.0)
+    options = SequenceOptions(length=2, size=32, framed_share=1.0)
+    for images, target in first(20, rng(), [labelled()], options):
+        outside = (images == 0).all(dim=0)
+        assert (target & outside).float().mean() < 0.05
+
+
+def test_some_shapes_lie_over_each_other_as_in_a_radiograph(monkeypatch):
+    monkeypatch.setattr(sequences, "random_shapes", None)
+    options = SequenceOptions(length=2, size=32, radiograph_share=1.0)
+    shown = [shapes_sequence(rng(seed), options) for seed in range(5)]
+    assert all(each.images.shape == each.target.shape == (2, 32, 32) for each in shown)
 
 
 def test_a_fitted_crop_shows_the_whole_target_in_its_middle():
@@ -160,7 +193,8 @@ def test_still_sequences_repeat_one_slice_and_others_move_on(monkeypatch):
     labels = np.ones((9, 64, 64), np.uint8)
     images = np.broadcast_to(np.arange(9, dtype=np.float32)[:, None, None] / 10, labels.shape)
     volume = LabelledVolume(labels, (1,), images, (-1.0, 2.0))
-    still, moving = (SequenceOptions(5, 16, synthetic_share=0.0, still_share=s) for s in (1.0, 0.0))
+    shares = {"synthetic_share": 0.0, "wide_share": 0.0}
+    still, moving = (SequenceOptions(5, 16, still_share=share, **shares) for share in (1.0, 0.0))
     assert all(np.ptp(shown) < 1e-6 for shown in shown_slices(volume, still))
     assert all(np.ptp(shown) > 1e-2 for shown in shown_slices(volume, moving))
 

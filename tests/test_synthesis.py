@@ -7,7 +7,9 @@ from limnet.synthesis import (
     SHAPES,
     bend,
     degrade,
+    field_of_view,
     paint_shape,
+    radiograph,
     random_appearance,
     random_regions,
     random_shapes,
@@ -62,6 +64,44 @@ def test_some_hollow_shapes_have_a_core_of_their_own():
 def test_regions_touch_and_cover_all():
     labels, count = random_regions(rng(), SHAPE)
     assert set(np.unique(labels)) <= set(range(count)) and count <= synthesis.MAX_REGIONS
+
+
+def test_the_branches_of_a_network_are_thin_and_reach_far():
+    generator = rng(3)
+    inside = synthesis._network(generator, warped_grid(generator, (1, 96, 96)), 10.0)[0] < 1
+    depth = ndimage.distance_transform_edt(inside)
+    assert depth.max() < 8 and inside.any(axis=0).mean() > 0.5 and inside.mean() < 0.4
+
+
+def test_shapes_of_a_radiograph_are_whole_where_others_lie_over_them(monkeypatch):
+    columns = np.broadcast_to(np.arange(64, dtype=np.float32), SHAPE)
+    shapes = [((columns - middle) / 12) ** 2 for middle in (24, 36)]  # columns 24 to 36 are of both
+    drawn = iter(shapes * 20)
+    monkeypatch.setattr(synthesis, "random_shape", lambda *arguments: next(drawn))
+    monkeypatch.setattr(synthesis, "degrade", lambda rng, images: images)
+    images, target = radiograph(rng(), SHAPE)
+    assert any(np.array_equal(target, shape < 1) for shape in shapes)
+    levels = [images[..., column].mean() for column in (2, 18, 30, 42, 62)]
+    # off, one, both, the other, off: what overlaps is the sum
+    assert np.ptp(levels) > 0.2 and target[..., 30].all()
+
+
+def test_a_radiograph_is_an_image_between_0_and_1():
+    for seed in range(5):
+        images, target = radiograph(rng(seed), SHAPE)
+        assert images.shape == target.shape == SHAPE
+        assert images.dtype == np.float32 and target.dtype == bool
+        assert images.min() >= 0 and images.max() <= 1
+        again, same = radiograph(rng(seed), SHAPE)
+        assert np.array_equal(images, again) and np.array_equal(target, same)
+
+
+def test_a_field_of_view_shows_the_middle_and_hides_corners():
+    fields = [field_of_view(rng(seed), (48, 64)) for seed in range(30)]
+    assert all(field.shape == (48, 64) and field.dtype == bool for field in fields)
+    assert np.mean([field[24, 32] for field in fields]) > 0.95
+    assert np.mean([field[0, 0] for field in fields]) < 0.4
+    assert 0.3 < np.mean(fields) < 0.9
 
 
 def test_a_painted_shape_is_what_changed_most():
