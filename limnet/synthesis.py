@@ -119,8 +119,8 @@ def _network(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     shape = grid[0].shape[1:]
     reach = max(size, 0.12 * shape[0])
     drawn = np.full((len(NETWORK_RADII), *shape), True)
-    origin, level = rng.uniform(0, 1, 2) * shape, 0
-    starts = [(origin, rng.uniform(0, 2 * math.pi), level) for _ in range(rng.integers(1, 5))]
+    trunk = rng.uniform(0, 1, 2) * shape
+    starts = [(trunk, rng.uniform(0, 2 * math.pi), 0) for _ in range(rng.integers(1, 5))]
     for _ in range(rng.integers(15, 60)):
         origin, heading, level = starts.pop(int(rng.integers(len(starts))))
         length = max(1, int(rng.uniform(0.5, 2.5) * reach))
@@ -164,9 +164,9 @@ def random_shape(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     return SHAPES[rng.choice(len(SHAPES), p=SHAPES_SHARES)](rng, grid, size)
 
 
-def random_size(rng: np.random.Generator, height: int) -> float:
-    """Pixels; small ones are as likely as large ones."""
-    return height * math.exp(rng.uniform(math.log(LEAST_SIZE), math.log(MOST_SIZE)))
+def random_size(rng: np.random.Generator, height: int, most: float = MOST_SIZE) -> float:
+    """Pixels, up to a share of the slice's height; small ones are as likely as large ones."""
+    return height * math.exp(rng.uniform(math.log(LEAST_SIZE), math.log(most)))
 
 
 def _around(rng: np.random.Generator, grid: Grid, size: float) -> Grid:
@@ -254,7 +254,7 @@ def paint_shape(
     A lesion in real tissue: some of what is below shines through, and the border is soft. A third
     are walls around something else, as of a heart or a bowel.
     """
-    size = images.shape[1] * math.exp(rng.uniform(math.log(0.04), math.log(0.2)))
+    size = random_size(rng, images.shape[1], most=0.2)
     distance = random_shape(rng, warped_grid(rng, images.shape), size)
     inside = distance < 1
     if not inside.any():

@@ -82,7 +82,7 @@ def test_shapes_of_a_radiograph_are_whole_where_others_lie_over_them(monkeypatch
     images, target = radiograph(rng(), SHAPE)
     assert any(np.array_equal(target, shape < 1) for shape in shapes)
     levels = [images[..., column].mean() for column in (2, 18, 30, 42, 62)]
-    # off, one, both, the other, off: what overlaps is the sum
+    # off, one, both, the other, off
     assert np.ptp(levels) > 0.2 and target[..., 30].all()
 
 
