@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from limnet.networks.checkpoints import lite
 from limnet.networks.folding import folded
+from limnet.networks.propagation_net import PropagationNet
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,20 @@ def test_keys_are_made_in_float32(networks):
     assert copy.dtype == torch.bfloat16
     assert torch.equal(copy.key_projection.weight, network.key_projection.weight)
     assert copy.selection_projection.bias.dtype == torch.float32
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_features_of_the_key_encoder_are_as_exact_as_the_network_asks(networks, exact):
+    network = networks.propagation_net
+    config = replace(network.config, exact_keys=exact)
+    asked = PropagationNet(config).eval()
+    asked.load_state_dict(network.state_dict())
+    images = torch.rand(1, 3, 32, 32)
+    plain, half = (each.encode_key(images) for each in (asked, folded(asked, torch.bfloat16)))
+    assert half.f16.dtype == half.f4.dtype == torch.bfloat16
+    rounding = 2**-16 if exact else 2**-8
+    assert (plain.key - half.key).abs().max() < 20 * rounding * plain.key.abs().max()
+    assert exact or not torch.allclose(plain.key, half.key, rtol=1e-4)
 
 
 def test_a_norm_that_follows_no_convolution_stays():

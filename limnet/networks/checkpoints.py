@@ -43,6 +43,7 @@ OPTIONAL = {
     "memorize_every",
     "looks",
     "colour",
+    "exact_keys",
     "evidence",
 }
 LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not trusted
@@ -122,6 +123,7 @@ def lite() -> LimNet:
         close_up_size=192,
         memorize_every=2,
         colour=False,
+        exact_keys=True,
     )
     return _bundle(
         "lite",

@@ -19,7 +19,7 @@ def folded(network: Network, dtype: torch.dtype = torch.float32) -> Network:
 
     Args:
         dtype: of weights and features; bfloat16 halves both and is fast where the processor has it.
-            Parts that the network names as FLOAT32 stay so.
+            Parts that the network names in `float32_parts` stay so.
     """
     copy = deepcopy(network).eval()
     for module in list(copy.modules()):
@@ -27,10 +27,11 @@ def folded(network: Network, dtype: torch.dtype = torch.float32) -> Network:
             fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
             setattr(module, convolution, fused)
             setattr(module, norm, nn.Identity())
-    copy.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
-    for name in getattr(network, "FLOAT32", ()):
-        exact = deepcopy(getattr(network, name)).requires_grad_(False)
-        setattr(copy, name, exact.to(dtype=torch.float32, memory_format=torch.channels_last))
+    copy.requires_grad_(False).to(memory_format=torch.channels_last)
+    exact = {name: deepcopy(getattr(copy, name)) for name in getattr(copy, "float32_parts", ())}
+    copy.to(dtype=dtype)
+    for name, part in exact.items():
+        setattr(copy, name, part)
     return copy
 
 

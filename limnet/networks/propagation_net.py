@@ -44,6 +44,7 @@ class PropagationNetConfig:
     close_up_size: int = 0  # pixels a side of a close-up of the object; 0: always whole slices
     memorize_every: int = 5  # slices from one memorized slice to the next
     colour: bool = True  # False: trained on grey slices, so colours are averaged
+    exact_keys: bool = False  # the key encoder stays float32 where the rest computes in 16 bits
 
 
 class KeyFeatures(NamedTuple):
@@ -72,9 +73,6 @@ class SliceParts(NamedTuple):
 class PropagationNet(nn.Module):
     """Key encoder, value encoder and decoder; what they remember is the caller's."""
 
-    # stay so: similarities are differences of near squares, which bfloat16 would lose (as in XMem)
-    FLOAT32 = ("key_projection", "shrinkage_projection", "selection_projection")
-
     def __init__(self, config: PropagationNetConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PropagationNetConfig()
@@ -101,6 +99,12 @@ class PropagationNet(nn.Module):
         """Of weights and features; keys and what makes them are float32 always."""
         return self.value_gate.transform.weight.dtype
 
+    @property
+    def float32_parts(self) -> tuple[str, ...]:
+        """What makes keys: they are compared by differences of near squares, which 16 bits lose."""
+        encoder = ("key_encoder",) if self.config.exact_keys else ()
+        return (*encoder, "key_projection", "shrinkage_projection", "selection_projection")
+
     def encode_key(self, images: Images) -> KeyFeatures:
         """Keys and features of ImageNet-normalised slices.
 
@@ -108,8 +112,12 @@ class PropagationNet(nn.Module):
             ValueError: height or width is not a multiple of 16.
         """
         _check_size(images)
-        f4, f8, f16 = self.key_encoder(images.to(self.dtype))
-        seen = f16.to(self.key_projection.weight.dtype)
+        encoder_dtype = self.key_encoder.conv1.weight.dtype
+        features = self.key_encoder(images.to(encoder_dtype))
+        seen = features[-1].to(self.key_projection.weight.dtype)
+        if encoder_dtype != self.dtype:
+            features = [each.to(self.dtype) for each in features]
+        f4, f8, f16 = features
         return KeyFeatures(
             key=self.key_projection(seen).float(),
             shrinkage=self.shrinkage_projection(seen).float().square() + 1,
