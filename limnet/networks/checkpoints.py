@@ -168,7 +168,7 @@ def load_networks(
             paper's size from the folder that the environment variable LIMNET_WEIGHTS names; or
             a folder. A folder holds one file of each kind: `click*.safetensors`,
             `propagation*.safetensors` and `quality*.safetensors`.
-        dtype: what folded networks compute in; bfloat16 is faster on processors that have it.
+        dtype: what folded networks compute in; bfloat16 is faster on some processors.
         fold: False leaves them as they were trained (`folding.folded`), in float32, slower.
 
     Raises:

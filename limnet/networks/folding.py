@@ -18,7 +18,7 @@ def folded(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     It cannot be trained or saved. In float32 it differs by rounding only.
 
     Args:
-        dtype: of weights and features; bfloat16 halves both and is fast where the processor has it.
+        dtype: of weights and features; bfloat16 halves both and is fast on some processors.
             Parts that the network names in `float32_parts` stay so.
     """
     copy = deepcopy(network).eval()
