@@ -115,7 +115,7 @@ class PropagationNet(nn.Module):
         encoder_dtype = self.key_encoder.conv1.weight.dtype
         features = self.key_encoder(images.to(encoder_dtype))
         seen = features[-1].to(self.key_projection.weight.dtype)
-        if encoder_dtype != self.dtype:
+        if encoder_dtype != self.dtype:  # what autocast made smaller stays so
             features = [each.to(self.dtype) for each in features]
         f4, f8, f16 = features
         return KeyFeatures(
