@@ -1,4 +1,4 @@
-"""How bright an object is on the slices where the user has shown it, and what is around it (ours).
+"""How bright an object is where it was shown or found, and what is around it (ours).
 
 The region term of interactive graph cuts (Boykov and Jolly, 2001): a histogram of what is inside
 against one of what is just outside.
@@ -13,7 +13,8 @@ from scipy import ndimage
 
 BINS = 32  # of intensities from 0 to 1
 SMOOTHING = 1.0  # bins: deviation of the Gaussian over a histogram
-LEAST_RING = 3  # pixels: width of what counts as around the object
+UNSEEN = 2e-3  # share added to every bin of both histograms: what nobody saw has no vote
+LEAST_RING, RING = 3, 0.75  # width of what counts as around: pixels, and of the object's size
 
 Grey = Float[np.ndarray, "height width"]  # in [0, 1]
 Mask = Bool[np.ndarray, "height width"]
@@ -32,17 +33,21 @@ class Appearance:
         for grey, mask in shown:
             if not mask.any():
                 continue
-            width = max(LEAST_RING, int(np.sqrt(mask.sum()) / 3))
+            width = max(LEAST_RING, int(RING * np.sqrt(mask.sum())))
             box = surroundings(mask, width)
             bins, mask = _bins(grey[box]), mask[box]
             off = ndimage.distance_transform_edt(~mask)
             inside += np.bincount(bins[mask], minlength=BINS)
             around += np.bincount(bins[(off > 0) & (off <= width)], minlength=BINS)
         inside, around = (
-            ndimage.gaussian_filter1d(counts, SMOOTHING, mode="nearest") + 0.5
+            ndimage.gaussian_filter1d(counts / max(1, counts.sum()), SMOOTHING, mode="nearest")
             for counts in (inside, around)
         )
-        return cls(np.log(inside / inside.sum()) - np.log(around / around.sum()))
+        return cls(np.log(inside + UNSEEN) - np.log(around + UNSEEN))
+
+    def on(self, grey: Grey) -> Float[np.ndarray, "height width"]:
+        """The vote of each pixel."""
+        return self.votes[_bins(grey)]
 
     def prefers(self, grey: Grey, first: Mask, second: Mask) -> float:
         """Mean vote for the first mask of the pixels on which both differ; 0 if there are none."""

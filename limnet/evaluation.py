@@ -34,7 +34,7 @@ ROUND_COLUMNS = ("dice", "surface_dice", "seconds", "slices_made_worse")  # of a
 
 COMPARISON_COLUMNS = ("round", "previous_better", "dice_previous", "dice_current")
 
-PROTOCOL = 5  # raised when the evaluation itself changes, so that cached results are made anew
+PROTOCOL = 6  # raised when the evaluation itself changes, so that cached results are made anew
 
 # what reading a file raises that was cut off or changed
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)

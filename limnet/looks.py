@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from limnet.appearance import surroundings
+from limnet.appearance import Appearance, surroundings
 from limnet.clicks import Click
 from limnet.prompting import (
     ClickNetLike,
@@ -29,6 +29,12 @@ PREDICTIONS = 2
 # and of the object that was found
 WHOLE_SIZES, OBJECT_SIZES = (1.0, 1.4), (0.8, 1.1)
 SEEN_SHARE = 0.75  # of the click network in a weighted mean with what was propagated
+VOTE = 0.25  # logits that a vote of the object's appearance counts
+LIKELY = 0.02  # the least probability of a pixel that has a vote
+BLUR = 1.0  # pixels: deviation of the Gaussian over intensities that vote
+# of the newest answer far from the newest clicks, and how far they reach, of the object's size
+NEW_SHARE, REACH = 0.4, 0.25
+SWINGING_CLICKS = 3  # from that many on, answers swing about the truth
 
 
 def look_closer(
@@ -38,6 +44,8 @@ def look_closer(
     probability: Probability,
     zoom_size: int,
     several_sizes: bool = False,
+    refined: bool = False,
+    new_clicks: int = 1,
 ) -> Probability:
     """What a session makes of clicks on a slice: zoomed in from the first click on, twice.
 
@@ -46,6 +54,8 @@ def look_closer(
         zoom_size: pixels of the crop's longer side.
         several_sizes: the first look at a slice and the last one at the object are means over crops
             of two sizes (ours): what is seen at one size only is often wrong.
+        refined: `weigh_appearance` and `steady` have the last word (ours).
+        new_clicks: how many clicks, the last ones, the probability does not know.
 
     Raises:
         ValueError: as predict_prompt.
@@ -55,7 +65,7 @@ def look_closer(
     if denies_all(clicks, mask):
         return torch.zeros_like(probability)
     implied = implied_click(clicks, mask)
-    clicks = [*clicks, implied] if implied else list(clicks)
+    shown = [*clicks, implied] if implied else list(clicks)
     previous = probability if probability.any() else None
     for number in range(PREDICTIONS):
         sizes = (1.0,)
@@ -64,11 +74,52 @@ def look_closer(
         elif several_sizes and number == PREDICTIONS - 1:
             sizes = OBJECT_SIZES
         seen = [
-            predict_prompt(click_net, image, clicks, previous, zoom=_zoom(zoom_size, size))
+            predict_prompt(click_net, image, shown, previous, zoom=_zoom(zoom_size, size))
             for size in sizes
         ]
         previous = torch.stack([each.probability for each in seen]).mean(dim=0)
+    if refined:
+        previous = weigh_appearance(image, previous)
+    if refined and len(clicks) >= SWINGING_CLICKS:
+        previous = steady(previous, probability, clicks[-new_clicks:])
     return previous
+
+
+def weigh_appearance(image: Image, probability: Probability) -> Probability:
+    """What is likely to be the object, the likelier the more it looks like its mask (ours).
+
+    As the region term of graph cuts (`limnet.appearance`) and the network's logits added up. It
+    tells most where a network was never shown such images.
+    """
+    mask = (probability > 0.5).cpu().numpy()
+    if not mask.any():
+        return probability
+    grey = ndimage.gaussian_filter(image.float().mean(dim=0).cpu().numpy(), BLUR)
+    box = surroundings((probability > LIKELY).cpu().numpy(), 0)
+    votes = torch.from_numpy(Appearance.of([(grey, mask)]).on(grey[box])).to(probability)
+    before, weighed = probability[box], probability.clone()
+    logits = torch.logit(before, eps=1e-4) + VOTE * votes
+    weighed[box] = torch.where(before > LIKELY, logits.sigmoid(), before)
+    return weighed
+
+
+def steady(new: Probability, before: Probability, newest: Sequence[Click]) -> Probability:
+    """A mean of two answers, in which the new one counts most near the newest clicks (ours).
+
+    Args:
+        new: with the newest clicks.
+        before: without them; where it shows no object, the new one stays as it is.
+    """
+    if not (before > 0.5).any():
+        return new
+    rows, columns = (torch.arange(size, device=new.device) for size in new.shape)
+    squared = torch.full_like(new, torch.inf)
+    for click in newest:
+        distance = (rows[:, None] - click.row) ** 2 + (columns - click.column) ** 2
+        squared = torch.minimum(squared, distance)
+    area = ((new > 0.5) | (before > 0.5)).sum()
+    share = NEW_SHARE + (1 - NEW_SHARE) * torch.exp(-squared / (2 * REACH**2 * area))
+    return before + share * (new - before)
 
 
 def look_again(

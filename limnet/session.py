@@ -324,7 +324,7 @@ class Session:
 
     def _add(self, last: PromptedSlice, clicks: Sequence[Click]) -> Mask:
         every = (*last.clicks, *clicks)
-        probability = self._predict(every, last.probability)
+        probability = self._predict(every, last.probability, len(clicks))
         prompt = replace(last, clicks=every, probability=probability, painted=False)
         state = replace(self.state, clicks=(*self.state.clicks, *clicks))
         self._history.push(state.with_prompt(clicks[0].slice_index, prompt))
@@ -374,9 +374,9 @@ class Session:
         prompts = {index: prompt.mask for index, prompt in self.state.prompts.items()}
         return {**prompts, **self.state.locked}
 
-    def _predict(self, clicks: Sequence[Click], probability: Tensor) -> Tensor:
+    def _predict(self, clicks: Sequence[Click], probability: Tensor, new: int = 1) -> Tensor:
         image, nets = self._images([clicks[0].slice_index])[0], self.networks
-        return look_closer(nets.click_net, image, clicks, probability, *nets.crops)
+        return look_closer(nets.click_net, image, clicks, probability, *nets.crops, new)
 
     def _look_again(self, slice_index: int, probability: Tensor) -> Tensor:
         image, nets = self._images([slice_index])[0], self.networks

@@ -41,16 +41,23 @@ def test_votes_are_the_logarithm_of_two_histograms():
         for column in range(24):
             place = int(grey[row, column] * BINS)
             counts[0][place] += mask[row, column]
-            counts[1][place] += 0 < off[row, column] <= 3  # sqrt(64) / 3 pixels, but at least 3
-    slow = [ndimage.gaussian_filter1d(each, 1.0, mode="nearest") + 0.5 for each in counts]
-    slow = np.log((slow[0] / slow[0].sum()) / (slow[1] / slow[1].sum()))
+            counts[1][place] += 0 < off[row, column] <= 6  # three quarters of sqrt(64) pixels
+    shares = [each / each.sum() for each in counts]
+    slow = [ndimage.gaussian_filter1d(each, 1.0, mode="nearest") + 0.002 for each in shares]
+    slow = np.log(slow[0] / slow[1])
     np.testing.assert_allclose(Appearance.of([(grey, mask)]).votes, slow, rtol=1e-5)
+
+
+def test_each_pixel_votes_as_its_intensity_does():
+    known = Appearance.of([(picture(square()), square())])
+    votes = known.on(np.array([[INSIDE, AROUND, 0.5]]))
+    assert votes.tolist() == [[vote(known, INSIDE), vote(known, AROUND), vote(known, 0.5)]]
 
 
 def test_far_away_pixels_do_not_count():
     grey = picture(square())
     far = grey.copy()
-    far[:3] = INSIDE
+    far[:2] = INSIDE
     known, other = (Appearance.of([(each, square())]) for each in (grey, far))
     np.testing.assert_array_equal(known.votes, other.votes)
 

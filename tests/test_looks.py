@@ -2,9 +2,18 @@ import numpy as np
 import pytest
 import torch
 from fakes import Recorder, disk_where_clicked, rectangle
+from scipy import ndimage
 
+from limnet.appearance import Appearance
 from limnet.clicks import Click
-from limnet.looks import denies_all, implied_click, look_again, look_closer
+from limnet.looks import (
+    denies_all,
+    implied_click,
+    look_again,
+    look_closer,
+    steady,
+    weigh_appearance,
+)
 from limnet.prompting import ZoomIn, crop_and_resize, paste_back, predict_prompt, region_of_object
 
 IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
@@ -96,6 +105,64 @@ def test_looking_closer_adds_the_click_that_lone_negative_ones_imply():
     assert all(maps[0, 0].any() and maps[0, 1].any() for _, maps, _ in net.seen)
     assert probability[20, 20] > 0.5 > probability[12, 28]
     assert clicks == [Click(0, 12, 28, positive=False)]
+
+
+BRIGHT = rectangle(10, 30, 10, 40).float()  # an object on a dark slice
+PART = torch.where(rectangle(10, 30, 10, 32), 0.9, 0.4 * BRIGHT)  # what was found of it
+
+
+def test_what_looks_like_the_mask_becomes_likelier():
+    found = weigh_appearance((0.2 + 0.6 * BRIGHT).expand(3, -1, -1), PART)
+    assert found[20, 35] > 0.5 > PART[20, 35]
+
+
+def test_what_looks_like_its_surroundings_becomes_less_likely():
+    too_much = torch.where(rectangle(8, 32, 8, 42), 0.55, 0.0) + 0.4 * BRIGHT
+    found = weigh_appearance((0.2 + 0.6 * BRIGHT).expand(3, -1, -1), too_much)
+    assert found[8, 25] < 0.5 < found[20, 25]
+
+
+def test_a_quarter_of_a_vote_is_added_to_the_logits():
+    probability = 0.6 * rectangle(10, 30, 10, 20) + 0.1
+    found = weigh_appearance(IMAGE, probability)
+    grey = ndimage.gaussian_filter(IMAGE.mean(dim=0).numpy(), 1.0)
+    votes = Appearance.of([(grey, probability.numpy() > 0.5)]).on(grey)
+    odds = probability.numpy() / (1 - probability.numpy()) * np.exp(votes / 4)
+    np.testing.assert_allclose(found.numpy(), odds / (1 + odds), rtol=1e-4)
+
+
+def test_appearance_finds_nothing_where_no_object_or_no_pixel_was_likely():
+    image = (0.2 + 0.6 * BRIGHT).expand(3, -1, -1)
+    assert torch.equal(weigh_appearance(image, 0.4 * BRIGHT), 0.4 * BRIGHT)
+    unlikely = torch.where(PART > 0.5, PART, 0.01 * BRIGHT)
+    assert torch.equal(weigh_appearance(image, unlikely)[:, 32:], unlikely[:, 32:])
+
+
+def test_far_from_the_newest_clicks_the_answer_before_counts_more():
+    before, new = rectangle(5, 35, 5, 25).float(), rectangle(5, 35, 5, 45).float()
+    found = steady(new, before, [Click(0, 10, 40), Click(0, 30, 40, positive=False)])
+    assert found[10, 40] == found[30, 40] == 1  # the new answer alone
+    near = np.exp(-(10**2) / (2 * 0.25**2 * 30 * 40))  # 10 pixels away; the object has 30 x 40
+    assert found[20, 40].item() == pytest.approx(0.4 + 0.6 * near)
+    assert found[20, 10] == 1 and found[0, 0] == 0  # where both agree
+
+
+def test_an_answer_after_none_stays_as_it_is():
+    new = rectangle(5, 35, 5, 45).float()
+    assert torch.equal(steady(new, 0.4 * new, [Click(0, 10, 40)]), new)
+
+
+def test_answers_are_refined_where_asked_for_and_steady_from_the_third_click_on():
+    clicks = [Click(0, 12, 12), Click(0, 28, 12), Click(0, 20, 38)]
+    before, net = 0.9 * rectangle(10, 30, 8, 18).float(), Recorder(disk_where_clicked)
+    for count in (2, 3):
+        seen = look_closer(net, IMAGE, clicks[:count], before, 32)
+        expected = weigh_appearance(IMAGE, seen)
+        if count == 3:
+            expected = steady(expected, before, clicks[1:])
+        refined = {"refined": True, "new_clicks": 2}
+        found = look_closer(net, IMAGE, clicks[:count], before, 32, **refined)
+        torch.testing.assert_close(found, expected)
 
 
 REFUSED = pytest.mark.parametrize(

@@ -635,6 +635,21 @@ def test_a_click_is_seen_at_several_sizes_where_the_networks_ask_for_it():
         assert net.calls == calls
 
 
+def test_clicks_are_refined_where_the_networks_ask_for_it(monkeypatch):
+    asked = []
+
+    def look_closer(network, image, clicks, probability, *options):
+        asked.append(options)
+        return probability
+
+    monkeypatch.setattr("limnet.session.look_closer", look_closer)
+    for refined in (False, True):
+        session = Session(ramp(), replace(fakes(), refined=refined))
+        session.add_clicks([Click(2, 16, 40), Click(2, 20, 40)])
+    zoom_size = fakes().zoom_size
+    assert asked == [(zoom_size, False, False, 2), (zoom_size, False, True, 2)]
+
+
 def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to():
     class Sure(Disks):
         """Sees the left half, whatever it is shown."""

@@ -40,6 +40,7 @@ OPTIONAL = {
     "detail_channels",
     "close_up_size",
     "several_sizes",
+    "refined",
     "memorize_every",
     "looks",
     "colour",
@@ -61,6 +62,7 @@ class LimNet:
     zoom_size: int  # pixels of the longer side of the crop that the click net sees
     looks: int = 0  # of the click net at each mask that propagation makes (ours)
     several_sizes: bool = False  # of the crops of a click, whose mean its mask is (ours)
+    refined: bool = False  # a click's mask, by its appearance and by the mask before (ours)
 
     @property
     def device(self) -> torch.device:
@@ -68,15 +70,15 @@ class LimNet:
         return next(self.click_net.parameters()).device
 
     @property
-    def crops(self) -> tuple[int, bool]:
-        """Zoom size of a click's crops, and whether there are several sizes."""
-        return self.zoom_size, self.several_sizes
+    def crops(self) -> tuple[int, bool, bool]:
+        """Zoom size of a click's crops, whether of several sizes, and whether they are refined."""
+        return self.zoom_size, self.several_sizes, self.refined
 
     @property
     def digest(self) -> str:
         """SHA-256 of all parameters and sizes: what a result depends on."""
-        sizes = f"{self.working_size} {self.zoom_size} {self.looks} {self.several_sizes}"
-        sha256 = hashlib.sha256(sizes.encode())
+        looks = f"{self.looks} {self.several_sizes} {self.refined}"
+        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size} {looks}".encode())
         for network in (self.click_net, self.propagation_net, self.quality_net):
             sha256.update(str(network.config).encode())
             for tensor in network.state_dict().values():
@@ -134,6 +136,7 @@ def lite() -> LimNet:
                 detail_channels=24,
                 zoom_size=160,
                 several_sizes=True,
+                refined=True,
                 looks=1,
                 colour=False,
             )
@@ -155,6 +158,7 @@ def _bundle(
         zoom_size=click_net.config.zoom_size,
         looks=click_net.config.looks,
         several_sizes=click_net.config.several_sizes,
+        refined=click_net.config.refined,
     )
 
 

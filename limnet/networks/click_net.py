@@ -27,6 +27,7 @@ class ClickNetConfig:
     detail_channels: int = 0  # of a head on finer grids than stride 4; RITM has none
     zoom_size: int = 400  # pixels of the longer side of the crops it is trained for
     several_sizes: bool = False  # of crops, whose mean a click's mask is; RITM has one (ours)
+    refined: bool = False  # a click's mask, by its appearance and by the mask before (ours)
     looks: int = 0  # at each mask that propagation makes, none in the paper (ours)
     colour: bool = True  # False: trained on grey slices, so colours are averaged
 
