@@ -27,7 +27,14 @@ GOMP_SPINCOUNT ?= 1000
 export GOMP_SPINCOUNT
 
 LIMNET_REPORTS ?= $(CURDIR)/reports
+# folders relative to this one: notebooks run elsewhere
+absolute = $(if $(filter /%,$(firstword $(1))),,$(CURDIR)/)$(1)
+override LIMNET_REPORTS := $(call absolute,$(LIMNET_REPORTS))
 export LIMNET_REPORTS
+ifneq ($(LIMNET_DATA),)
+override LIMNET_DATA := $(call absolute,$(LIMNET_DATA))
+export LIMNET_DATA
+endif
 # the kernel "python3" is this environment's, not one registered in the user's home
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONNOUSERSITE = 1

@@ -81,6 +81,12 @@ def test_table_4_runs_its_notebook_in_the_environments_own_kernel():
     assert "JUPYTER_PREFER_ENV_PATH = 1" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.parametrize("given", ["../data", "/some/data", "/my data/of today", "my data"])
+def test_a_relative_folder_of_data_is_one_beside_the_makefile(given):
+    show = make("--eval", "show: ; @echo $$LIMNET_DATA", "show", f"LIMNET_DATA={given}")
+    assert show.stdout.strip() == (given if given.startswith("/") else f"{ROOT}/{given}")
+
+
 def test_of_several_processes_the_first_one_writes_the_report(tmp_path):
     reports, log, python = tmp_path / "a b", tmp_path / "log", tmp_path / "bin" / "python"
     python.parent.mkdir()
