@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
@@ -31,7 +32,7 @@ WHOLE_SIZES, OBJECT_SIZES = (1.0, 1.4), (0.8, 1.1)
 SEEN_SHARE = 0.75  # of the click network in a weighted mean with what was propagated
 VOTE = 0.25  # logits that a vote of the object's appearance counts
 LIKELY = 0.02  # the least probability of a pixel that has a vote
-BLUR = 1.0  # pixels: deviation of the Gaussian over intensities that vote
+BLUR = 3  # pixels: side of the mean of intensities that votes
 # of the newest answer far from the newest clicks, and how far they reach, of the object's size
 NEW_SHARE, REACH = 0.4, 0.25
 SWINGING_CLICKS = 3  # from that many on, answers swing about the truth
@@ -94,7 +95,8 @@ def weigh_appearance(image: Image, probability: Probability) -> Probability:
     mask = (probability > 0.5).cpu().numpy()
     if not mask.any():
         return probability
-    grey = ndimage.gaussian_filter(image.float().mean(dim=0).cpu().numpy(), BLUR)
+    grey = image.float().mean(dim=0, keepdim=True)
+    grey = F.avg_pool2d(grey, BLUR, 1, BLUR // 2, count_include_pad=False)[0].cpu().numpy()
     box = surroundings((probability > LIKELY).cpu().numpy(), 0)
     votes = torch.from_numpy(Appearance.of([(grey, mask)]).on(grey[box])).to(probability)
     before, weighed = probability[box], probability.clone()

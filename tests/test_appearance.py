@@ -21,6 +21,13 @@ def vote(appearance, intensity):
     return appearance.votes[min(int(intensity * BINS), BINS - 1)]
 
 
+def votes_of(inside, around):
+    """The slow form: two histograms of pixels, as shares, blurred."""
+    shares = (counts / counts.sum() for counts in (inside, around))
+    inside, around = (ndimage.gaussian_filter1d(each, 1.0, mode="nearest") for each in shares)
+    return np.log((inside + 0.002) / (around + 0.002))
+
+
 def test_intensities_of_the_object_vote_for_it_and_those_around_it_against():
     known = Appearance.of([(picture(square()), square())])
     assert vote(known, INSIDE) > 1 and vote(known, AROUND) < -1
@@ -42,10 +49,7 @@ def test_votes_are_the_logarithm_of_two_histograms():
             place = int(grey[row, column] * BINS)
             counts[0][place] += mask[row, column]
             counts[1][place] += 0 < off[row, column] <= 6  # three quarters of sqrt(64) pixels
-    shares = [each / each.sum() for each in counts]
-    slow = [ndimage.gaussian_filter1d(each, 1.0, mode="nearest") + 0.002 for each in shares]
-    slow = np.log(slow[0] / slow[1])
-    np.testing.assert_allclose(Appearance.of([(grey, mask)]).votes, slow, rtol=1e-5)
+    np.testing.assert_allclose(Appearance.of([(grey, mask)]).votes, votes_of(*counts), rtol=1e-5)
 
 
 def test_each_pixel_votes_as_its_intensity_does():
@@ -60,6 +64,22 @@ def test_far_away_pixels_do_not_count():
     far[:2] = INSIDE
     known, other = (Appearance.of([(each, square())]) for each in (grey, far))
     np.testing.assert_array_equal(known.votes, other.votes)
+
+
+def test_large_objects_are_looked_at_coarsely_with_nearly_the_same_votes():
+    rng, mask = np.random.default_rng(0), square(80, 180, 260)
+    grey = (rng.random((260, 260)) ** (1 + mask)).astype(np.float32)
+    places, off = (grey * BINS).astype(int), ndimage.distance_transform_edt(~mask)
+    near = (off > 0) & (off <= 75)
+    slow = votes_of(*(np.bincount(places[each], minlength=BINS) for each in (mask, near)))
+    assert np.abs(Appearance.of([(grey, mask)]).votes - slow).mean() < 0.15  # of -0.6 to 1.5
+
+
+def test_slices_count_by_their_pixels_however_coarsely_they_are_looked_at():
+    small, large = square(), square(80, 180, 260)
+    bright, dark = picture(small), 1 - picture(large)  # inside and around have changed places
+    known = Appearance.of([(bright, small), (dark, large)])
+    assert vote(known, AROUND) > 1 > -1 > vote(known, INSIDE)
 
 
 def test_the_mask_that_adds_pixels_of_the_object_is_preferred():
