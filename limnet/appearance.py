@@ -20,6 +20,7 @@ FINE_RING = 32  # pixels: of objects with wider rings every other pixel, or fewe
 
 Grey = Float[np.ndarray, "height width"]  # in [0, 1]
 Mask = Bool[np.ndarray, "height width"]
+AnyGrey, AnyMask = Float[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]  # sizes may differ in a list
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Appearance:
     votes: Float[np.ndarray, " bins"]  # log of p(intensity | inside) / p(intensity | around)
 
     @classmethod
-    def of(cls, shown: Iterable[tuple[Grey, Mask]]) -> "Appearance":
+    def of(cls, shown: Iterable[tuple[AnyGrey, AnyMask]]) -> "Appearance":
         """Learnt from slices and the object's masks there; without any, nothing has a vote."""
         inside, around = np.zeros(BINS), np.zeros(BINS)
         for grey, mask in shown:
