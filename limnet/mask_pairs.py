@@ -36,7 +36,7 @@ class MaskPairs(NamedTuple):
     images: Float[Tensor, "pairs 3 height width"]
     previous: Float[Tensor, "pairs 1 height width"]
     current: Float[Tensor, "pairs 1 height width"]
-    evidence: Float[Tensor, "pairs 4"]  # 0 where there were no rounds
+    evidence: Float[Tensor, "pairs 5"]  # 0 where there were no rounds
     previous_better: Float[Tensor, " pairs"]  # 1 where it is, else 0
 
     @classmethod
@@ -79,10 +79,15 @@ def pairs_of_rounds(
     networks: LimNet,
     *,
     rounds: int = 6,
+    fuse: bool = False,
     features: SliceFeatures | None = None,
 ) -> MaskPairs:
-    """Pairs of slices that changed from one round without fusion to the next."""
-    session = Session(volume, networks, fuse=False, features=features)
+    """Pairs of slices that a round showed differently from the round before.
+
+    Args:
+        fuse: the rounds before are fused, as fusion meets them in a session (ours).
+    """
+    session = Session(volume, networks, fuse=fuse, features=features)
     parts, masks = [], None
 
     def slices(indices: list[int]) -> Tensor:
@@ -94,19 +99,16 @@ def pairs_of_rounds(
             break
         session.add_click(click)
         session.propagate()
-        before, masks = masks, session.masks
-        if before is None:
+        masks = session.masks
+        if len(session.rounds) < 2:
             continue
         given = {each.slice_index: masks[each.slice_index] for each in session.clicks}
-        changed = np.flatnonzero((before != masks).any(axis=(1, 2)))
-        changed = np.setdiff1d(changed, list(given))
-        if len(changed):
-            images = slices(changed.tolist())
-            old, new = session.rounds[-2:]
-            errors = old.expected_errors, new.expected_errors
-            both = Evidence.of(old.masks, new.masks, errors, given, slices)
-            known = both.on(changed.tolist(), images)
-            shown = before[changed], masks[changed], target[changed]
+        before, after = session.rounds[-2].masks, session.rounds[-1].propagated
+        changed = np.setdiff1d(np.flatnonzero(before.differs(after)), list(given)).tolist()
+        if changed:
+            images = slices(changed)
+            known = Evidence.of(before, after, given, slices).on(changed, images)
+            shown = before[changed], after[changed], target[changed]
             parts.append(_pairs(images, *shown, known))
     return MaskPairs.join(parts)
 
@@ -118,11 +120,13 @@ def pairs_of_volumes(
     *,
     targets: int = 2,
     rounds: int = 6,
+    fuse: bool = False,
     limit: int = 60,
 ) -> MaskPairs:
     """Pairs of rounds on up to `targets` labels of every volume with images, drawn at random.
 
     Args:
+        fuse: as of `pairs_of_rounds`.
         limit: pairs kept of one label; neighbouring slices teach much the same.
     """
     parts = []
@@ -135,7 +139,8 @@ def pairs_of_volumes(
         shown = np.intersect1d(labelled.targets, labelled.labels)
         for label in rng.permutation(shown)[:targets]:
             target = labelled.labels == label
-            found = pairs_of_rounds(volume, target, networks, rounds=rounds, features=features)
+            how = {"rounds": rounds, "fuse": fuse, "features": features}
+            found = pairs_of_rounds(volume, target, networks, **how)
             kept = rng.permutation(len(found.images))[:limit]
             parts.append(found.choose(torch.from_numpy(kept)))
     return MaskPairs.join(parts)
@@ -189,7 +194,7 @@ def _pairs(
     previous: Bool[np.ndarray, "slices height width"],
     current: Bool[np.ndarray, "slices height width"],
     truth: Bool[np.ndarray, "slices height width"],
-    evidence: Float32[np.ndarray, "slices 4"],
+    evidence: Float32[np.ndarray, "slices 5"],
 ) -> MaskPairs:
     """Crops of the slices on which one mask is clearly better."""
     scores = np.array(

@@ -215,7 +215,7 @@ class Session:
         found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
         masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
         if self.fuse and self.rounds:
-            masks, previous_better = self._fuse(found, errors, given)
+            masks, previous_better = self._fuse(found, given)
         kept = masks.differs(found)
         if kept.any():
             errors = np.where(kept, self.rounds[-1].expected_errors, errors)
@@ -382,13 +382,11 @@ class Session:
         image, nets = self._images([slice_index])[0], self.networks
         return look_again(nets.click_net, image, probability, nets.zoom_size, nets.looks)
 
-    def _fuse(
-        self, current: PackedMasks, errors: PerSlice, given: dict[int, Mask]
-    ) -> tuple[PackedMasks, PerSlice]:
+    def _fuse(self, current: PackedMasks, given: dict[int, Mask]) -> tuple[PackedMasks, PerSlice]:
         """Eqs. 2-4 wherever the user has not decided."""
-        previous, both = self.rounds[-1].masks, (self.rounds[-1].expected_errors, errors)
+        previous = self.rounds[-1].masks
         if self.compare is None:
-            told = Evidence.of(previous, current, both, given, self._images)
+            told = Evidence.of(previous, current, given, self._images)
             how = {"given": given, "evidence": told, "threshold": self.threshold}
             return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
         previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)

@@ -292,7 +292,8 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
     """Fit what picture and evidence weigh against each other, in place, by logistic regression.
 
     So few numbers are better found at once than by steps; the picture part keeps its features, and
-    its logits are scaled. What is fitted besides is how often the current mask is the better one.
+    its logits are scaled: to nothing if they speak rather for the worse mask. What is fitted
+    besides is how often the current mask is the better one.
 
     Args:
         pairs: of rounds, as they were played.
@@ -311,7 +312,8 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
         batches = zip(*(part.split(256) for part in pairs[:3]), strict=True)
         logits = [network.logits(*(each.to(where) for each in batch)) for batch in batches]
     columns = torch.cat([torch.cat(logits).cpu()[:, None], pairs.evidence], dim=1).double()
-    scale = columns.std(dim=0, correction=0).clamp(min=1e-6)
+    scale = columns.std(dim=0, correction=0)
+    scale[scale < 1e-6] = torch.inf  # what is the same everywhere tells nothing, and weighs nothing
     truth, signs = pairs.previous_better.double().numpy(), 2 * pairs.previous_better.numpy() - 1
     design = np.column_stack([(columns / scale).numpy(), np.ones(len(truth))])
 
@@ -320,7 +322,8 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
         slope = design.T @ (expit(found) - truth) / len(truth) + 2 * ridge * penalised
         return np.logaddexp(0, -signs * found).mean() + ridge * (penalised**2).sum(), slope
 
-    *weights, offset = minimize(surprise, np.zeros(design.shape[1]), jac=True, method="BFGS").x
+    limits = [(0, None)] + [(None, None)] * (design.shape[1] - 1)
+    *weights, offset = minimize(surprise, [0] * len(limits), jac=True, bounds=limits, tol=1e-10).x
     picture, *others = torch.tensor(weights) / scale
     with torch.no_grad():
         network.classify.weight *= picture

@@ -203,9 +203,8 @@ def test_a_network_gets_the_evidence_of_the_slices_that_it_is_asked_about():
         told.append(evidence)
         return torch.zeros(len(images))
 
-    errors = np.zeros(3, np.float32), np.full(3, 11, np.float32)
     given = {1: np.ones((4, 4), dtype=bool)}
-    evidence = Evidence.of(previous, current, errors, given, Slices())
+    evidence = Evidence.of(previous, current, given, Slices())
     fuse_packed(quality_net, Slices(), previous, current, given=given, evidence=evidence)
     np.testing.assert_array_equal(told[0], evidence.on([0, 2], Slices()([0, 2])))
-    assert (told[0][:, :3] > 0).all()  # surer, larger, liker to the one shown
+    assert (told[0][:, :2] > 0).all()  # larger, liker to the one shown

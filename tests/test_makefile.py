@@ -152,3 +152,18 @@ def test_a_notebook_that_is_not_there_is_one_sentence(tmp_path):
     (tmp_path / ".ok").write_text("")
     run = make("run-99_nothing", f"VENV={tmp_path}")
     assert refusal(run) == "make run-99_nothing: there is no notebooks/99_nothing.ipynb"
+
+
+def test_training_from_nothing_has_the_new_networks_play_for_the_last_one():
+    lines = make("-n", "train", "VENV=no-venv").stdout.splitlines()
+    steps = [
+        "PROFILE=short -j2 train-click train-propagation",
+        'cp "$LIMNET_REPORTS/$each.safetensors" weights/trained',
+        "PROFILE=short train-quality WEIGHTS=trained",
+        'cp "$LIMNET_REPORTS/$each.safetensors" weights/trained',
+        "PROFILE=short validate WEIGHTS=trained",
+    ]
+    found = iter(lines)
+    assert all(any(step in line for line in found) for step in steps), lines
+    large = make("-n", "train", "PROFILE=paper", "VENV=no-venv").stdout
+    assert "PROFILE=paper train-quality" in large and "PROFILE=short validate" in large

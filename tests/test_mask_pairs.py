@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from limnet.mask_pairs import (
     pairs_of_volumes,
 )
 from limnet.networks.checkpoints import lite
+from limnet.networks.quality_net import QualityNet
 from limnet.sequences import LabelledVolume, SliceSequence
 from limnet.volume import Volume
 
@@ -82,6 +85,29 @@ def test_rounds_of_the_model_give_pairs_from_the_second_on(rounds):
         assert len(pairs.images) == 0
 
 
+@pytest.mark.parametrize("fuse", [False, True])
+def test_with_fusion_the_round_before_is_what_fusion_made_of_it(monkeypatch, fuse):
+    class Stubborn(QualityNet):  # the first masks are the best
+        def forward(self, images, *others):
+            return torch.ones(len(images))
+
+    compared, original = [], mask_pairs.Evidence.of
+
+    def remember(cls, before, after, *others):
+        compared.append((before, after))
+        return original(before, after, *others)
+
+    monkeypatch.setattr(mask_pairs.Evidence, "of", classmethod(remember))
+    torch.manual_seed(0)
+    target = disk_sequence(size=32).target.numpy()
+    networks = replace(lite(), quality_net=Stubborn(lite().quality_net.config).eval())
+    volume = Volume.from_array(target.astype(np.float32))
+    pairs_of_rounds(volume, target, replace(networks, working_size=32), rounds=3, fuse=fuse)
+    (first, second), (third, _) = compared[0], compared[-1]
+    same = ~third.differs(first if fuse else second)
+    assert same.sum() >= len(same) - 2  # all but clicked slices
+
+
 def test_nothing_joined_is_no_pairs():
     assert len(MaskPairs.join([]).images) == 0
 
@@ -90,7 +116,7 @@ def numbered(first, count, size=4):
     """Pairs whose truth, which is 1 less it where they are swapped, says their number."""
     masks = torch.ones(count, 1, size, 4)
     number = torch.arange(first, first + count).float()
-    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, torch.zeros(count, 4), number)
+    return MaskPairs(masks.expand(-1, 3, -1, -1), 0 * masks, masks, torch.zeros(count, 5), number)
 
 
 def numbers(pairs):
@@ -134,8 +160,8 @@ def test_a_batch_of_nothing_is_refused():
 def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypatch):
     played = []
 
-    def remember(volume, target, networks, *, rounds, features):
-        played.append((volume.images.shape, int(target.sum()), rounds, features))
+    def remember(volume, target, networks, *, rounds, fuse, features):
+        played.append((fuse, int(target.sum()), rounds, features))
         return numbered(0, 10)
 
     monkeypatch.setattr(mask_pairs, "pairs_of_rounds", remember)
@@ -147,10 +173,10 @@ def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypat
         LabelledVolume(labels, (2,), labels.astype(np.float32)),
     ]
     rng = np.random.default_rng(0)
-    pairs = pairs_of_volumes(volumes, lite(), rng, targets=2, rounds=4, limit=6)
+    pairs = pairs_of_volumes(volumes, lite(), rng, targets=2, rounds=4, fuse=True, limit=6)
     assert [area for _, area, _, _ in sorted(played[:2], key=lambda row: row[1])] == [3, 5]
     assert [area for _, area, _, _ in played[2:]] == [5]
-    assert {rounds for _, _, rounds, _ in played} == {4}
+    assert {each[:1] + each[2:3] for each in played} == {(True, 4)}
     assert played[0][3] is played[1][3] and played[0][3] is not played[2][3]
     assert len(pairs.images) == 18
 

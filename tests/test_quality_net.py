@@ -64,10 +64,10 @@ def test_the_backbones_are_the_resnets_of_torchvision(backbone, parameters):
 
 @torch.inference_mode()
 def test_evidence_adds_to_the_logit_of_a_network_that_weighs_it(generator):
-    net, told = QualityNet(replace(TINY, evidence=True)).eval(), torch.eye(3, 4)
+    net, told = QualityNet(replace(TINY, evidence=True)).eval(), torch.eye(3, 5)
     before = net.logits(*inputs(generator.manual_seed(1)))
     torch.testing.assert_close(net.logits(*inputs(generator.manual_seed(1)), told), before)
-    net.weigh.weight[:] = torch.tensor([[1.0, -2.0, 0.5, 9.0]])
+    net.weigh.weight[:] = torch.tensor([[1.0, -2.0, 0.5, 9.0, 9.0]])
     added = net.logits(*inputs(generator.manual_seed(1)), told) - before
     torch.testing.assert_close(added, torch.tensor([1.0, -2.0, 0.5]))
     net.divide_logits(2.0)
@@ -79,7 +79,7 @@ def test_evidence_adds_to_the_logit_of_a_network_that_weighs_it(generator):
 def test_a_network_as_in_the_paper_looks_at_no_evidence(generator):
     net = QualityNet(TINY).eval()
     with_it, without = (
-        net(*inputs(generator.manual_seed(1)), *told) for told in ([torch.ones(3, 4)], [])
+        net(*inputs(generator.manual_seed(1)), *told) for told in ([torch.ones(3, 5)], [])
     )
     assert torch.equal(with_it, without)
 

@@ -73,7 +73,7 @@ def quality_batch():
     second = torch.where(previous_better[:, None, None], false, true)
     pairs = (mask[:, None].float() for mask in (first, second))
     images = images[:, None].expand(-1, 3, -1, -1)
-    return MaskPairs(images, *pairs, torch.zeros(8, 4), previous_better.float())
+    return MaskPairs(images, *pairs, torch.zeros(8, 5), previous_better.float())
 
 
 EVERY_ROUND = {"forgotten_share": 0.0, "again_share": 0.0}  # adds a click and keeps the others
@@ -319,8 +319,9 @@ def weighing_net():
 def telling_pairs(count=4000):
     """Pairs whose evidence, weighed in a known way, tells the better mask; the picture does not."""
     generator = rng()
-    evidence = torch.from_numpy(generator.normal(0, (1, 2, 0.5, 1), (count, 4)).astype(np.float32))
-    likely = (evidence @ torch.tensor([1.0, -0.5, 2.0, 0.0]) - 0.4).sigmoid()
+    deviations = (1, 2, 0.5, 1, 1)
+    evidence = torch.from_numpy(generator.normal(0, deviations, (count, 5)).astype(np.float32))
+    likely = (evidence @ torch.tensor([1.0, -0.5, 2.0, 0.0, 0.3]) - 0.4).sigmoid()
     better = torch.from_numpy(generator.random(count).astype(np.float32)) < likely
     picture = torch.from_numpy(generator.random((count, 5, 8, 8), dtype=np.float32))
     return MaskPairs(*picture.split((3, 1, 1), dim=1), evidence, better.float())
@@ -330,7 +331,7 @@ def test_evidence_is_weighed_as_it_deserves():
     network = weighing_net()
     weigh_evidence(network, telling_pairs(), ridge=0.0)
     found = network.weigh.weight[0].tolist()
-    assert found == pytest.approx([1.0, -0.5, 2.0, 0.0], abs=0.2)
+    assert found == pytest.approx([1.0, -0.5, 2.0, 0.0, 0.3], abs=0.2)
 
 
 def test_after_weighing_the_answers_are_as_often_right_as_they_say():
@@ -346,6 +347,18 @@ def test_only_the_scale_of_the_picture_is_fitted():
     weigh_evidence(network, telling_pairs(200))
     factors = network.classify.weight / before
     torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+
+
+def test_a_picture_that_speaks_for_the_worse_mask_or_for_none_weighs_nothing():
+    pairs = telling_pairs(400)
+    with torch.no_grad():
+        answers = weighing_net().logits(*pairs[:3])
+    worse = pairs._replace(previous_better=(answers < answers.median()).float())
+    network = weighing_net()
+    weigh_evidence(network, worse)
+    assert not network.classify.weight.any()
+    weigh_evidence(network, pairs, ridge=0.0)  # its answers are all the same now
+    assert network.weigh.weight[0].tolist() == pytest.approx([1.0, -0.5, 2.0, 0.0, 0.3], abs=0.6)
 
 
 def test_evidence_is_not_weighed_without_pairs_or_by_a_network_as_in_the_paper():

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from limnet.networks.normalisation import normalise
 from limnet.networks.residual import ResNet, initialise
 
-# what else may speak for a mask (ours, `limnet.evidence`): logarithms of how sure propagation was
-# of it and of its area, its DSC with the nearest mask that the user has shown, and whether its
-# intensities are those of the object there
-EVIDENCE = ("certainty", "area", "likeness", "appearance")
+# what else may speak for a mask (ours, `limnet.evidence`): its area, its DSC with the nearest mask
+# that the user has shown, whether its intensities are those of the object there, whether it is as
+# the user last corrected a slice, and whether it is small where the object may have ended
+EVIDENCE = ("area", "likeness", "appearance", "correction", "ending")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class QualityNet(nn.Module):
         images: Float[Tensor, "batch 3 height width"],
         previous: Float[Tensor, "batch 1 height width"],
         current: Float[Tensor, "batch 1 height width"],
-        evidence: Float[Tensor, "batch 4"] | None = None,
+        evidence: Float[Tensor, "batch 5"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Probability that the previous mask is better than the current one.
 
@@ -62,7 +62,7 @@ class QualityNet(nn.Module):
         images: Float[Tensor, "batch 3 height width"],
         previous: Float[Tensor, "batch 1 height width"],
         current: Float[Tensor, "batch 1 height width"],
-        evidence: Float[Tensor, "batch 4"] | None = None,
+        evidence: Float[Tensor, "batch 5"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The same before the sigmoid, for training."""
         images = normalise(images, colour=self.config.colour)
