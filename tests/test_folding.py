@@ -45,7 +45,7 @@ def answers(networks, generator, fold):
         )
         logits, sensory = moving.decode(parts, value, sensory, update_sensory=True)
         clicked = clicks(images, torch.cat([first, second], dim=1), first).mask
-        return clicked, logits.float(), parts.key, quality.logits(images, first, second)
+        return clicked, logits.float(), parts.key, quality(images, first, second)
 
 
 def test_a_folded_network_answers_the_same(networks, generator):
