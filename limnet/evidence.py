@@ -68,7 +68,7 @@ class Evidence:
 
     def _on_one(self, index: int, grey: Grey) -> list[float]:
         first, second = self.previous[index], self.current[index]
-        larger = _log_ratio(int(first.sum()), int(second.sum()))
+        larger = _log_ratio(*(each.slices[index].area for each in (self.previous, self.current)))
         preferred = self.appearance.prefers(grey, first, second)
         values = {
             "area": larger,

@@ -12,7 +12,7 @@ from limnet.networks.propagation_net import PropagationNet
 @pytest.fixture(scope="module")
 def networks():
     """With statistics that are not those of a new batch norm."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # with 0 what the quality net adds up to a logit cancels
     networks = lite()
     for network in (networks.click_net, networks.propagation_net, networks.quality_net):
         for module in network.modules():
@@ -45,7 +45,7 @@ def answers(networks, generator, fold):
         )
         logits, sensory = moving.decode(parts, value, sensory, update_sensory=True)
         clicked = clicks(images, torch.cat([first, second], dim=1), first).mask
-        return clicked, logits.float(), parts.key, quality(images, first, second)
+        return clicked, logits.float(), parts.key, quality.logits(images, first, second)
 
 
 def test_a_folded_network_answers_the_same(networks, generator):
