@@ -292,8 +292,8 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
     """Fit what picture and evidence weigh against each other, in place, by logistic regression.
 
     So few numbers are better found at once than by steps; the picture part keeps its features, and
-    its logits are scaled: to nothing if they speak rather for the worse mask. What is fitted
-    besides is how often the current mask is the better one.
+    its logits are scaled: to nothing if they speak rather for the worse mask. How often the newer
+    mask is the better one is fitted besides and not kept: of clear pairs it says too much.
 
     Args:
         pairs: of rounds, as they were played.
@@ -323,10 +323,10 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
         return np.logaddexp(0, -signs * found).mean() + ridge * (penalised**2).sum(), slope
 
     limits = [(0, None)] + [(None, None)] * (design.shape[1] - 1)
-    *weights, offset = minimize(surprise, [0] * len(limits), jac=True, bounds=limits, tol=1e-10).x
+    *weights, _ = minimize(surprise, [0] * len(limits), jac=True, bounds=limits, tol=1e-10).x
     picture, *others = torch.tensor(weights) / scale
     with torch.no_grad():
         network.classify.weight *= picture
+        network.classify.bias -= columns[:, 0].mean()
         network.classify.bias *= picture
-        network.classify.bias += offset
         network.weigh.weight[:] = torch.stack(others)
