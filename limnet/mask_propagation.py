@@ -1,6 +1,6 @@
 """From the masks that the user gave to masks of all slices, in a close-up of the object (ours)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ Ended = Callable[[int], None]  # slice index where a pass ended before the last 
 Probability = Float[Tensor, "height width"]  # of a slice of the volume
 Again = Callable[[int, Probability], Probability]  # slice index and what is known -> better
 Propagated = tuple[PackedMasks, Float32[np.ndarray, " slices"]]  # and the errors to expect
+
+NEIGHBOUR = 0.2  # share of each of two neighbours in what is known of a slice
 
 
 def nobody(*told: object) -> None:
@@ -47,7 +49,8 @@ def propagate_masks(
         features: of whole slices, at the volume's own size.
         given: masks that the user vouches for, which stay as they are.
         arrived: gets each mask when it is there; again, if the close-up had to grow.
-        again: sees each slice once more before its mask is kept; memory keeps what was propagated.
+        again: sees each slice once more before its mask is kept, and alone: what it says is then
+            smoothed `along_slices`. Memory keeps what was propagated.
         ended: gets the last slice that a pass looked at, where the object ended before the volume.
     """
     options = options or PropagationOptions()
@@ -98,25 +101,67 @@ def _within(
     pixels = np.prod(part.size) / np.prod(frame.size)  # of the slice, for one of the frame
     probabilities = {index: features.mask(mask) for index, mask in given.items()}
     passes = propagate(network, features, shape[0], prompt_slice, probabilities, options)
-    progress(1, shape[0])
-    reached = {prompt_slice}
-    for index, probability in passes:
-        reached.add(index)
-        if index not in given:
+    near_border = False
+
+    def seen() -> Iterator[tuple[int, Probability]]:
+        nonlocal near_border
+        for index, probability in passes:
             inside = frame.unpad(probability)
-            errors[index] = pixels * torch.minimum(inside, 1 - inside).sum().item()
             whole = probability.new_zeros(shape[1:])
             whole[part.pixels] = frame.leave(inside)
-            mask = (whole > 0.5).cpu().numpy()
-            if part.reached_by(mask[part.pixels], shape[1:]):
-                return None
-            if again is not None and mask.any():
-                mask = (again(index, whole) > 0.5).cpu().numpy()
+            if index not in given:
+                errors[index] = pixels * torch.minimum(inside, 1 - inside).sum().item()
+                mask = (whole > 0.5).cpu().numpy()
+                near_border = part.reached_by(mask[part.pixels], shape[1:])
+                if near_border:
+                    return
+                if again is not None and mask.any():
+                    whole = again(index, whole)
+            yield index, whole
+
+    progress(1, shape[0])
+    reached = {prompt_slice}
+    smoothed = along_slices(seen(), given, prompt_slice)
+    for index, probability in seen() if again is None else smoothed:
+        reached.add(index)
+        if index not in given:
+            mask = (probability > 0.5).cpu().numpy()
             masks[index] = PackedMask.pack(mask)
             arrived(index, mask)
         progress(len(reached), shape[0])
+    if near_border:
+        return None
     for end in sorted({min(reached), max(reached)} - {0, shape[0] - 1}):
         ended(end)
     if len(reached) < shape[0]:
         progress(shape[0], shape[0])
     return PackedMasks.empty(shape).replaced(masks), errors
+
+
+def along_slices(
+    found: Iterable[tuple[int, Probability]], given: Mapping[int, Mask], prompt_slice: int
+) -> Iterator[tuple[int, Probability]]:
+    """Each slice with a share of both its neighbours in it, one slice late (ours).
+
+    Args:
+        found: slice index and probability, in one direction from the prompt slice, then the other.
+    """
+    window: list[tuple[int, Probability]] = []  # a slice whose mean is still to come, after another
+    for index, probability in found:
+        if window and abs(index - window[-1][0]) == 1:
+            yield from _middle(window, probability)
+        else:
+            yield from _middle(window)
+            window = [(prompt_slice, torch.from_numpy(given[prompt_slice]).to(probability))]
+        window = [window[-1], (index, probability)]
+    yield from _middle(window)
+
+
+def _middle(
+    window: Sequence[tuple[int, Probability]], after: Probability | None = None
+) -> Iterator[tuple[int, Probability]]:
+    """The second of two slices with its neighbours' share in it; none after it: its own."""
+    if window:
+        (_, before), (index, own) = window
+        after = own if after is None else after
+        yield index, own + NEIGHBOUR * (before + after - 2 * own)

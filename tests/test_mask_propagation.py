@@ -7,7 +7,7 @@ from fakes import Brighter
 
 from limnet import mask_propagation
 from limnet.close_up import CloseUp
-from limnet.mask_propagation import close_up
+from limnet.mask_propagation import along_slices, close_up
 from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.propagation import PropagationOptions
 from limnet.slice_features import SliceFeatures
@@ -186,7 +186,7 @@ def test_each_slice_but_those_given_is_seen_again_before_its_mask_is_kept():
 
     def again(index, probability):
         seen[index] = probability.numpy() > 0.5
-        return 1 - probability
+        return (probability < 0.5).float()
 
     how = {"again": again, "arrived": arrived.__setitem__}
     found, _ = propagate_masks(*on(spots()), {2: spot()}, 2, **how)
@@ -203,3 +203,37 @@ def test_a_slice_without_the_object_is_not_seen_again():
     seen = []
     propagate_masks(*on(images), {2: spot()}, 2, again=lambda index, p: seen.append(index) or p)
     assert sorted(seen) == [0, 1, 3]
+
+
+def column(*probabilities):
+    """Slices of one pixel, by index from 0 on."""
+    return {index: torch.tensor([[each]]) for index, each in enumerate(probabilities)}
+
+
+def test_a_fifth_of_each_neighbour_counts_and_at_the_ends_the_slice_itself():
+    slices = column(0.5, 0.9, 0.0, 0.4, 0.8)
+    order = [3, 4, 1, 0]
+    found = along_slices(((index, slices[index]) for index in order), {2: np.array([[True]])}, 2)
+    means = {index: round(mean.item(), 4) for index, mean in found}
+    assert list(means) == order
+    assert means == {
+        3: round(0.2 * 1 + 0.6 * 0.4 + 0.2 * 0.8, 4),
+        4: round(0.2 * 0.4 + 0.8 * 0.8, 4),
+        1: round(0.2 * 1 + 0.6 * 0.9 + 0.2 * 0.5, 4),
+        0: round(0.2 * 0.9 + 0.8 * 0.5, 4),
+    }
+
+
+def test_without_slices_there_are_no_means():
+    assert not list(along_slices((), {2: np.array([[True]])}, 2))
+
+
+@pytest.mark.parametrize(("share", "shown"), [(0.0, False), (0.3, True)])
+def test_what_is_doubtful_on_a_slice_alone_is_decided_by_its_neighbours(share, shown):
+    def again(index, probability):
+        return probability * (share if index == 3 else 1)
+
+    masks, _ = propagate_masks(*on(spots()), {1: spot()}, 1, again=again)
+    inside = masks[:, 22:26, 42:46]  # where the propagated probability is 1
+    assert inside[[0, 1, 2, 4]].all()
+    assert inside[3].all() == inside[3].any() == shown
