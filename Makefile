@@ -23,7 +23,7 @@ TEST_PROCESSES ?= 2
 
 # PyTorch's threads give a core back sooner than GNU OpenMP would let them (limnet/__init__.py); here
 # too, because notebooks import torch first
-GOMP_SPINCOUNT ?= 1000
+GOMP_SPINCOUNT ?= 3000
 export GOMP_SPINCOUNT
 
 LIMNET_REPORTS ?= $(CURDIR)/reports

@@ -4,12 +4,11 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# How long PyTorch's threads (GNU OpenMP) spin before they sleep, read when torch is imported. With
-# GNU's own choice a busy core makes three rounds on two cores take 9 s, or 53 s with several busy
-# ones, for 2.7 s on idle ones; with this one 6, 6 and 2.6 s. On idle cores propagation alone loses
-# a tenth to a fifth of its speed by it (44 and 48 slices a second for 54 and 53): who has the
-# machine for themselves sets GOMP_SPINCOUNT=300000.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# How long PyTorch's threads (GNU OpenMP) spin before they sleep, read when torch is imported. On
+# two cores of a Xeon a click's mask is there after 104 ms; after 198 ms where something else keeps
+# one of them busy, and 350 ms where three processes do. With a third of it: 128, 172 and 344 ms;
+# with GNU's own choice 115, 184 and 587 ms.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from limnet.clicks import Click

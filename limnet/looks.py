@@ -4,6 +4,7 @@ The pipeline of each look is RITM's (`limnet.prompting`).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from limnet.prompting import (
     check_clicks,
     predict_prompt,
 )
+from limnet.side_by_side import side_by_side
 
 HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all of it
 # of one click, each with the mask of the one before: the first sees where the object is, the
@@ -74,11 +76,10 @@ def look_closer(
             sizes = WHOLE_SIZES
         elif several_sizes and number == PREDICTIONS - 1:
             sizes = OBJECT_SIZES
-        seen = [
-            predict_prompt(click_net, image, shown, previous, zoom=_zoom(zoom_size, size))
-            for size in sizes
-        ]
-        previous = torch.stack([each.probability for each in seen]).mean(dim=0)
+        predict = partial(_predict, click_net, image, shown, previous, zoom_size)
+        threads = max(1, torch.get_num_threads() // len(sizes))
+        seen = side_by_side(predict, sizes, image.device, threads=threads)
+        previous = torch.stack(list(seen)).mean(dim=0)
     if refined:
         previous = weigh_appearance(image, previous)
     if refined and len(clicks) >= SWINGING_CLICKS:
@@ -114,14 +115,20 @@ def steady(new: Probability, before: Probability, newest: Sequence[Click]) -> Pr
     """
     if not (before > 0.5).any():
         return new
-    rows, columns = (torch.arange(size, device=new.device) for size in new.shape)
-    squared = torch.full_like(new, torch.inf)
+    differs = (new != before).cpu().numpy()
+    if not differs.any():
+        return new
+    box = surroundings(differs, 0)
+    rows, columns = (torch.arange(each.start, each.stop, device=new.device) for each in box)
+    squared = new.new_full((len(rows), len(columns)), torch.inf)
     for click in newest:
         distance = (rows[:, None] - click.row) ** 2 + (columns - click.column) ** 2
         squared = torch.minimum(squared, distance)
     area = ((new > 0.5) | (before > 0.5)).sum()
     share = NEW_SHARE + (1 - NEW_SHARE) * torch.exp(-squared / (2 * REACH**2 * area))
-    return before + share * (new - before)
+    steadied = new.clone()
+    steadied[box] = before[box] + share * (new - before)[box]
+    return steadied
 
 
 def look_again(
@@ -148,6 +155,19 @@ def look_again(
         seen = predict_prompt(click_net, image, clicks, seen, zoom=zoom).probability
     mean = probability + SEEN_SHARE * (seen - probability)
     return mean if (mean > 0.5).any() else probability
+
+
+def _predict(
+    click_net: ClickNetLike,
+    image: Image,
+    clicks: Sequence[Click],
+    previous: Probability | None,
+    zoom_size: int,
+    size: float,
+) -> Probability:
+    """In a crop of this size, of the zoom size."""
+    zoom = _zoom(zoom_size, size)
+    return predict_prompt(click_net, image, clicks, previous, zoom=zoom).probability
 
 
 def _zoom(zoom_size: int, size: float = 1.0) -> ZoomIn:

@@ -1,6 +1,8 @@
 """From the masks that the user gave to masks of all slices, in a close-up of the object (ours)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from limnet.close_up import CloseUp
 from limnet.networks.propagation_net import PropagationNet
 from limnet.packed_masks import Mask, PackedMask, PackedMasks
 from limnet.propagation import PropagationOptions, propagate
+from limnet.side_by_side import side_by_side
 from limnet.slice_features import SliceFeatures
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
@@ -115,20 +118,27 @@ def _within(
                 near_border = part.reached_by(mask[part.pixels], shape[1:])
                 if near_border:
                     return
-                if again is not None and mask.any():
-                    whole = again(index, whole)
             yield index, whole
+
+    def look(found: tuple[int, Probability]) -> tuple[int, Probability]:
+        index, whole = found
+        looked_at = index not in given and bool((whole > 0.5).any())
+        return index, again(index, whole) if looked_at else whole
 
     progress(1, shape[0])
     reached = {prompt_slice}
-    smoothed = along_slices(seen(), given, prompt_slice)
-    for index, probability in seen() if again is None else smoothed:
-        reached.add(index)
-        if index not in given:
-            mask = (probability > 0.5).cpu().numpy()
-            masks[index] = PackedMask.pack(mask)
-            arrived(index, mask)
-        progress(len(reached), shape[0])
+    found = seen()
+    if again is not None:
+        each = partial(side_by_side, device=features.device) if options.side_by_side else map
+        found = along_slices(each(look, found), given, prompt_slice)
+    with closing(found):  # at once where a listener raises
+        for index, probability in found:
+            reached.add(index)
+            if index not in given:
+                mask = (probability > 0.5).cpu().numpy()
+                masks[index] = PackedMask.pack(mask)
+                arrived(index, mask)
+            progress(len(reached), shape[0])
     if near_border:
         return None
     for end in sorted({min(reached), max(reached)} - {0, shape[0] - 1}):

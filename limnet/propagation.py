@@ -38,6 +38,8 @@ class PropagationOptions:
     close_up: bool | None = None
     # whether a GPU runs decoder and value encoder as recorded (`limnet.recorded`); a CPU never does
     recorded: bool = True
+    # whether a CPU looks at propagated masks on threads of their own (`limnet.side_by_side`)
+    side_by_side: bool = True
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
 

@@ -110,7 +110,7 @@ def test_the_tests_import_only_what_is_declared():
     assert undeclared(sources, RUNTIME | DEVELOPMENT) == []
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, "1000"), ("5", "5")])
+@pytest.mark.parametrize(("given", "found"), [(None, "3000"), ("5", "5")])
 def test_threads_spin_briefly_unless_their_user_has_said_how_long(given, found):
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"GOMP_SPINCOUNT": given} if given else {}

@@ -12,7 +12,7 @@ import limnet
 PACKAGE = Path(__file__).parents[1] / "limnet"
 DATA = {"weights"}  # folders of the package that hold files, no code
 FLOORS = [  # from the ground up; modules of one floor do not import each other
-    {"whole_files", "peak_memory", "packed_masks", "recorded", "drawn_batches"},
+    {"whole_files", "peak_memory", "packed_masks", "recorded", "drawn_batches", "side_by_side"},
     {
         "networks",
         "volume",
@@ -123,7 +123,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 22900, lines
+    assert sum(lines.values()) <= 23000, lines
 
 
 @pytest.mark.parametrize(

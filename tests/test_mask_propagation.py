@@ -1,4 +1,5 @@
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -203,6 +204,39 @@ def test_a_slice_without_the_object_is_not_seen_again():
     seen = []
     propagate_masks(*on(images), {2: spot()}, 2, again=lambda index, p: seen.append(index) or p)
     assert sorted(seen) == [0, 1, 3]
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_slices_are_seen_again_on_other_threads_unless_switched_off(side_by_side):
+    before, names = torch.get_num_threads(), set()
+
+    def again(index, probability):
+        names.add(threading.current_thread().name.partition("_")[0])
+        return probability
+
+    options = PropagationOptions(side_by_side=side_by_side)
+    torch.set_num_threads(2)
+    try:
+        propagate_masks(*on(spots()), {2: spot()}, 2, options, again=again)
+    finally:
+        torch.set_num_threads(before)
+    assert ("side" in names) == side_by_side
+
+
+def test_whoever_cancels_has_all_threads_back_at_once():
+    before = torch.get_num_threads()
+
+    def cancel(done, total):
+        if done > 1:
+            raise InterruptedError
+
+    torch.set_num_threads(2)
+    try:
+        propagate_masks(*on(spots()), {2: spot()}, 2, progress=cancel, again=lambda _, p: p)
+    except InterruptedError:
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def column(*probabilities):

@@ -50,6 +50,7 @@ class Setting:
     stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
     looks: bool = True  # of the click net at propagated masks, where the networks have them
+    side_by_side: bool = True  # these looks, on a CPU, on threads of their own
     ahead: int = AHEAD  # slices that a GPU encodes at once
     recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
     close_up: str = "as trained"  # whether propagation sees one of the object; or "yes", "no"
@@ -74,7 +75,8 @@ class Setting:
         """How propagation goes."""
         memory = MemoryConfig(dense_read=self.dense_read)
         close_up = {"yes": True, "no": False}.get(self.close_up)
-        return PropagationOptions(memory=memory, close_up=close_up, recorded=self.recorded)
+        how = {"recorded": self.recorded, "side_by_side": self.side_by_side}
+        return PropagationOptions(memory=memory, close_up=close_up, **how)
 
     def load(self) -> LimNet:
         """The networks, where and as the setting has them."""

@@ -29,6 +29,7 @@ class DetailHead(nn.Module):
         stem: Float[Tensor, "batch stem half_height half_width"],
         inputs: Float[Tensor, "batch 6 height width"],
     ) -> Float[Tensor, "batch 1 height width"]:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)  # as folded weights have it
         features = self.on_half(torch.cat([_enlarge(self.reduce(context), stem), stem], dim=1))
         return self.correct(self.on_full(torch.cat([_enlarge(features, inputs), inputs], dim=1)))
 
