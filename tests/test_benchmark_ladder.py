@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from limnet.benchmark import ladder
-from limnet.benchmark.ladder import LADDER, Step, climb
+from limnet.benchmark.ladder import LADDER, LOOKS, Step, climb
 from limnet.benchmark.setting import Setting
 
 STEPS = (Step("plain", {"fold": False}), Step("folded", {"fold": True}, 2.0, 3.0, "why"))
@@ -42,10 +42,22 @@ def test_gains_are_over_the_step_before_and_over_the_first(seconds):
 
 def test_every_step_of_the_ladder_is_a_setting_and_has_a_reason():
     changes = {}
-    for step in LADDER:
+    for step in (*LADDER, LOOKS[1]):
         changes |= step.changes
         Setting(**changes)
         assert step.reason
+
+
+def test_looks_are_taken_in_turn_and_then_side_by_side(seconds, monkeypatch):
+    taken = []
+
+    def propagation_seconds(setting, *_):
+        taken.append(setting.options.side_by_side)
+        return 2.0, 1.0
+
+    monkeypatch.setattr(ladder, "propagation_seconds", propagation_seconds)
+    climb(Setting(slices=5, size=32, repeats=1), LOOKS)
+    assert taken == [False, True, False, True]
 
 
 def test_kept_features_make_later_rounds_faster():

@@ -93,6 +93,17 @@ ON_GPU = (  # a CPU does the same with and without
     ),
 )
 
+LOOKS = (  # of small networks on a CPU; the paper's take none
+    Step("looks in turn", {"side_by_side": False}),
+    Step(
+        "looks side by side",
+        {"side_by_side": True},
+        first=2.4,
+        later=2.8,
+        reason="a look took 45 ms on one thread and 51 on two that wait for each other",
+    ),
+)
+
 
 def climb(
     setting: Setting, steps: Sequence[Step] | None = None, *, quiet: bool = True
