@@ -53,7 +53,8 @@ def propagate_masks(
         given: masks that the user vouches for, which stay as they are.
         arrived: gets each mask when it is there; again, if the close-up had to grow.
         again: sees each slice once more before its mask is kept, and alone: what it says is then
-            smoothed `along_slices`. Memory keeps what was propagated.
+            smoothed `along_slices`. Memory keeps what was propagated. On a CPU it is called by
+            several threads at once (`PropagationOptions.side_by_side`).
         ended: gets the last slice that a pass looked at, where the object ended before the volume.
     """
     options = options or PropagationOptions()
