@@ -20,7 +20,7 @@ QualityNet = Callable[..., Float[Tensor, " batch"]]
 
 CROP_SIZE = 96  # pixels a side of what the quality net sees
 MARGIN = 1.4  # side of the crop over that of the box around both masks
-MOST_PIXELS = 1 << 24  # of a batch of slices: 16 of 1,024 x 1,024
+MOST_PIXELS = 1 << 20  # of a batch of slices: 4 of 512 x 512
 MIN_CROP = 32  # pixels of the slice: smaller boxes are not enlarged further
 
 
