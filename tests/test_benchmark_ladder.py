@@ -42,22 +42,22 @@ def test_gains_are_over_the_step_before_and_over_the_first(seconds):
 
 def test_every_step_of_the_ladder_is_a_setting_and_has_a_reason():
     changes = {}
-    for step in (*LADDER, LOOKS[1]):
+    for step in (*LADDER, *LOOKS[1:]):
         changes |= step.changes
         Setting(**changes)
         assert step.reason
 
 
-def test_looks_are_taken_in_turn_and_then_side_by_side(seconds, monkeypatch):
+def test_looks_are_taken_in_turn_then_side_by_side_then_with_less_work(seconds, monkeypatch):
     taken = []
 
     def propagation_seconds(setting, *_):
-        taken.append(setting.options.side_by_side)
+        taken.append((setting.options.side_by_side, setting.coarse_first))
         return 2.0, 1.0
 
     monkeypatch.setattr(ladder, "propagation_seconds", propagation_seconds)
     climb(Setting(slices=5, size=32, repeats=1), LOOKS)
-    assert taken == [False, True, False, True]
+    assert taken == 2 * [(False, False), (True, False), (True, True)]
 
 
 def test_kept_features_make_later_rounds_faster():

@@ -4,6 +4,7 @@ import torch
 
 from limnet.benchmark import setting
 from limnet.benchmark.setting import Setting, phantom_slices
+from limnet.networks.resizing import convolve_and_resize, resize_and_convolve
 from limnet.phantoms import ORGANS, Phantom
 from limnet.volume import Volume
 
@@ -60,6 +61,8 @@ def test_what_makes_it_fast_can_be_switched_off():
         for net in (fast.load().propagation_net, plain.load().propagation_net)
     ]
     assert norms[0] == 0 < norms[1]
+    heads = [Setting(coarse_first=first).load().click_net.hrnet.head for first in (True, False)]
+    assert [head.convolve for head in heads] == [convolve_and_resize, resize_and_convolve]
 
 
 def test_networks_compute_and_features_are_kept_as_the_setting_says():

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from limnet.memory import MemoryConfig
 from limnet.networks.checkpoints import LimNet, load_networks, paper
+from limnet.networks.resizing import resize_and_convolve
 from limnet.phantoms import ORGANS, abdomen
 from limnet.propagation import PropagationOptions
 from limnet.slice_features import AHEAD, MAX_BYTES, SliceFeatures
@@ -50,6 +51,7 @@ class Setting:
     stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
     looks: bool = True  # of the click net at propagated masks, where the networks have them
+    coarse_first: bool = True  # the click net convolves coarse features before it resizes them
     side_by_side: bool = True  # these looks, on a CPU, on threads of their own
     ahead: int = AHEAD  # slices that a GPU encodes at once
     recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
@@ -82,9 +84,12 @@ class Setting:
         """The networks, where and as the setting has them."""
         dtype = getattr(torch, self.precision)
         if self.networks == "lite":
-            return load_networks("lite", dtype=dtype, fold=self.fold).to(self.device)
-        torch.manual_seed(0)  # of the random weights
-        networks = paper().folded(dtype) if self.fold else paper()
+            networks = load_networks("lite", dtype=dtype, fold=self.fold)
+        else:
+            torch.manual_seed(0)  # of the random weights
+            networks = paper().folded(dtype) if self.fold else paper()
+        if not self.coarse_first:
+            networks.click_net.hrnet.head.convolve = resize_and_convolve
         return networks.to(self.device)
 
     def features(self, volume: Volume, networks: LimNet) -> SliceFeatures:

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limnet.networks.detail_head import DetailHead
-from limnet.networks.hrnet import HRNet, HRNetConfig, resize
+from limnet.networks.hrnet import HRNet, HRNetConfig
 from limnet.networks.normalisation import normalise
 from limnet.networks.residual import convolution, initialise
+from limnet.networks.resizing import resize
 
 
 @dataclass(frozen=True)

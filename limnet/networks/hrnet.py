@@ -21,8 +21,8 @@ from limnet.networks.residual import (
     block_chain,
     convolution,
 )
+from limnet.networks.resizing import convolve_and_resize, resize
 
-Features = Float[Tensor, "batch channels height width"]
 Branches = list[Float[Tensor, "batch _ _ _"]]  # from fine to coarse
 
 
@@ -100,9 +100,7 @@ class HRNet(nn.Module):
                 for enter, branch in zip(transition, [*branches, branches[-1]], strict=True)
             ]
             branches = stage(branches)
-        grid = branches[0].shape[-2:]
-        features = torch.cat([resize(branch, grid) for branch in branches], dim=1)
-        return HRNetOutput(self.head(features), stem)
+        return HRNetOutput(self.head(branches), stem)
 
 
 class Exchange(nn.Module):
@@ -141,6 +139,7 @@ class OCRHead(nn.Module):
     def __init__(self, in_channels: int, ocr_width: int, dropout: float) -> None:
         super().__init__()
         channels = 2 * ocr_width
+        self.convolve = convolve_and_resize  # or `resize_and_convolve`, as published
         self.auxiliary = nn.Sequential(
             convolution(in_channels, in_channels, 1, bias=True),
             nn.BatchNorm2d(in_channels),
@@ -160,9 +159,10 @@ class OCRHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classify = convolution(channels, 1, 1, bias=True)
 
-    def forward(self, features: Features) -> HeadOutput:
-        auxiliary = self.auxiliary(features)
-        features = self.features(features)
+    def forward(self, branches: Branches) -> HeadOutput:
+        """What the head finds on the grid of the first branch, to which all are resized."""
+        auxiliary = self.auxiliary[1:](self.convolve(branches, self.auxiliary[0]))
+        features = self.features[1:](self.convolve(branches, self.features[0]))
         attention = auxiliary.flatten(2).softmax(dim=2)  # of each position, in the object
         context = torch.einsum("bip,bcp->bc", attention, features.flatten(2))[:, :, None, None]
         context = self.f_up(self.f_down(context))
@@ -174,13 +174,6 @@ class OCRHead(nn.Module):
         for layer in activation:
             joined = layer(joined)
         return HeadOutput(self.classify(self.dropout(joined)), auxiliary, joined)
-
-
-def resize(features: Features, grid: torch.Size) -> Float[Tensor, "batch channels _ _"]:
-    """Features on another grid, the corners of both aligned (as RITM does)."""
-    if features.shape[-2:] == grid:
-        return features
-    return F.interpolate(features, grid, mode="bilinear", align_corners=True)
 
 
 def _convolutions(*channels: int) -> nn.Sequential:
