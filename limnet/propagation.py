@@ -183,7 +183,8 @@ def _settle(probability: Probability) -> Probability:
 
 def _no_sensory(network: PropagationNet, feature: SliceFeature) -> Tensor:
     height, width = feature.parts.key.shape[-2:]
-    return feature.frame.new_zeros(1, network.config.hidden_dim, height, width)
+    size = (1, network.config.hidden_dim, height, width)
+    return feature.frame.new_zeros(size, dtype=network.sensory_dtype)
 
 
 def _encode(

@@ -58,6 +58,8 @@ class Disks(ClickNet):
 class Brighter(PropagationNet):
     """Paints every column whose brightness is above `level`, whatever it remembers."""
 
+    sensory_dtype = torch.float32
+
     def __init__(self):
         nn.Module.__init__(self)
         self.config = PropagationNetConfig(hidden_dim=1)

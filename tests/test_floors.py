@@ -123,7 +123,7 @@ def test_the_package_stays_thin():
     assert not {name: count for name, count in lines.items() if count > 400}
     # 3,000 was the goal and is far off; docstrings and blank lines are about a third. Whoever
     # makes the package smaller lowers this number; raising it for a new part is said openly.
-    assert sum(lines.values()) <= 23110, lines
+    assert sum(lines.values()) <= 23125, lines
 
 
 @pytest.mark.parametrize(

@@ -80,17 +80,25 @@ def test_keys_are_made_in_float32(networks):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_features_of_the_key_encoder_are_as_exact_as_the_network_asks(networks, generator, exact):
+def test_what_goes_into_memory_is_as_exact_as_the_network_asks(networks, generator, exact):
     network = networks.propagation_net
-    config = replace(network.config, exact_keys=exact)
-    asked = PropagationNet(config).eval()
+    asked = PropagationNet(replace(network.config, exact_keys=exact)).eval()
     asked.load_state_dict(network.state_dict())
-    images = torch.rand(1, 3, 32, 32, generator=generator.manual_seed(0))
-    plain, half = (each.encode_key(images) for each in (asked, folded(asked, torch.bfloat16)))
-    assert half.f16.dtype == half.f4.dtype == torch.bfloat16
+    images, mask, others = slices(generator.manual_seed(0))
+    memorized = []
+    for net in (asked, folded(asked, torch.bfloat16)):
+        parts = net.prepare(net.encode_key(images))
+        sensory = torch.zeros(2, net.config.hidden_dim, 4, 3)
+        value, _ = net.encode_value(images, parts, sensory, mask, others, update_sensory=True)
+        logits, sensory = net.decode(parts, value, sensory, update_sensory=True)
+        memorized.append((parts.key, value.float(), logits))
+    exact_type, fast = torch.float32 if exact else torch.bfloat16, torch.bfloat16
+    assert (value.dtype, sensory.dtype, logits.dtype) == 3 * (exact_type,)
+    assert parts.decoder8.dtype == net.dtype == fast
     rounding = 2**-16 if exact else 2**-8
-    assert (plain.key - half.key).abs().max() < 20 * rounding * plain.key.abs().max()
-    assert exact or not torch.allclose(plain.key, half.key, rtol=1e-4)
+    for plain, half in zip(*(each[:2] for each in memorized), strict=True):
+        assert (plain - half).abs().max() < 20 * rounding * plain.abs().max()
+        assert exact or not torch.allclose(plain, half, rtol=1e-4)
 
 
 def test_a_norm_that_follows_no_convolution_stays():

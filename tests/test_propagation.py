@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from parity import answers, normal, rectangle, xmem_weights
 
 from limnet.memory import Memory, MemoryConfig
 from limnet.networks.checkpoints import lite, load_xmem
+from limnet.networks.folding import folded
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceParts
 from limnet.propagation import PropagationOptions, propagate, propagate_pass
 from limnet.slice_features import SliceFeature, encode_slices
@@ -98,6 +101,8 @@ def test_a_prompt_slice_without_mask_is_refused(network, features, prompt_slice)
 class Fades(PropagationNet):
     """Shows the object on the first two slices of each pass only, on the slices listed too."""
 
+    sensory_dtype = torch.float32
+
     def __init__(self, shown):
         torch.nn.Module.__init__(self)
         self.config = PropagationNetConfig(hidden_dim=1)
@@ -144,6 +149,8 @@ def test_beyond_an_empty_slice_of_the_user_nothing_is_looked_for():
 class Updates(PropagationNet):
     """Remembers only who was asked to update sensory memory."""
 
+    sensory_dtype = torch.float32
+
     def __init__(self):
         torch.nn.Module.__init__(self)
         self.config = PropagationNetConfig(hidden_dim=1)
@@ -174,3 +181,22 @@ def test_sensory_memory_updates_where_it_is_asked_to(every, from_value, from_mas
     list(propagate_pass(network, [feature] * 4, range(4), given, Memory(), options))
     assert [update for source, update in network.seen if source == "value"] == from_value
     assert [update for source, update in network.seen if source == "mask"] == from_mask
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_sensory_memory_has_one_type_from_the_beginning(exact, features, monkeypatch):
+    config = replace(lite().propagation_net.config, exact_keys=exact)
+    network, types = folded(PropagationNet(config), torch.bfloat16), set()
+    for name in ("decode", "encode_value"):
+        monkeypatch.setattr(network, name, seen_types(getattr(network, name), types))
+    list(propagate_pass(network, features, range(5), {0: mask()}, Memory()))
+    assert types == {torch.float32 if exact else torch.bfloat16} == {network.sensory_dtype}
+
+
+def seen_types(function, types):
+    def noting(*inputs, **how):
+        answer = function(*inputs, **how)
+        types.update({inputs[2].dtype, answer[1].dtype})
+        return answer
+
+    return noting

@@ -28,10 +28,12 @@ def folded(network: Network, dtype: torch.dtype = torch.float32) -> Network:
             setattr(module, convolution, fused)
             setattr(module, norm, nn.Identity())
     copy.requires_grad_(False).to(memory_format=torch.channels_last)
-    exact = {name: deepcopy(getattr(copy, name)) for name in getattr(copy, "float32_parts", ())}
+    exact = {
+        name: deepcopy(copy.get_submodule(name)) for name in getattr(copy, "float32_parts", ())
+    }
     copy.to(dtype=dtype)
     for name, part in exact.items():
-        setattr(copy, name, part)
+        copy.set_submodule(name, part)
     return copy
 
 

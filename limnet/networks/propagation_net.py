@@ -44,7 +44,8 @@ class PropagationNetConfig:
     close_up_size: int = 0  # pixels a side of a close-up of the object; 0: always whole slices
     memorize_every: int = 5  # slices from one memorized slice to the next
     colour: bool = True  # False: trained on grey slices, so colours are averaged
-    exact_keys: bool = False  # the key encoder stays float32 where the rest computes in 16 bits
+    # what goes into memory and the logits are made in float32 where the rest computes in 16 bits
+    exact_keys: bool = False
 
 
 class KeyFeatures(NamedTuple):
@@ -96,14 +97,26 @@ class PropagationNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and features; keys and what makes them are float32 always."""
+        """Of weights and features, but for `float32_parts`."""
+        return self.decoder.skip4.weight.dtype
+
+    @property
+    def sensory_dtype(self) -> torch.dtype:
+        """Of sensory memory, from its beginning on: else a GPU would record some parts twice."""
         return self.value_gate.transform.weight.dtype
 
     @property
     def float32_parts(self) -> tuple[str, ...]:
-        """What makes keys: they are compared by differences of near squares, which 16 bits lose."""
-        encoder = ("key_encoder",) if self.config.exact_keys else ()
-        return (*encoder, "key_projection", "shrinkage_projection", "selection_projection")
+        """What makes keys: they are compared by differences of near squares, which 16 bits lose.
+
+        With `exact_keys` also the rest of what goes into memory, and the logits: of a small object
+        one or two pixels at the border are 0.002 of its DSC.
+        """
+        keys = ("key_projection", "shrinkage_projection", "selection_projection")
+        if not self.config.exact_keys:
+            return keys
+        values = ("key_encoder", "value_encoder", "value_fuser")
+        return (*keys, *values, "value_gate", "decoder.gate", "decoder.predict")
 
     def encode_key(self, images: Images) -> KeyFeatures:
         """Keys and features of ImageNet-normalised slices.
@@ -112,12 +125,8 @@ class PropagationNet(nn.Module):
             ValueError: height or width is not a multiple of 16.
         """
         _check_size(images)
-        encoder_dtype = self.key_encoder.conv1.weight.dtype
-        features = self.key_encoder(images.to(encoder_dtype))
-        seen = features[-1].to(self.key_projection.weight.dtype)
-        if encoder_dtype != self.dtype:  # what autocast made smaller stays so
-            features = [each.to(self.dtype) for each in features]
-        f4, f8, f16 = features
+        f4, f8, f16 = self.key_encoder(images.to(self.key_encoder.conv1.weight.dtype))
+        seen = f16.to(self.key_projection.weight.dtype)
         return KeyFeatures(
             key=self.key_projection(seen).float(),
             shrinkage=self.shrinkage_projection(seen).float().square() + 1,
@@ -133,11 +142,14 @@ class PropagationNet(nn.Module):
         Their first convolutions are sums over channels, of which the slice's own come first.
         """
         key, shrinkage, selection, f16, f8, f4 = features
+        value16 = self.value_fuser.block1.begin(f16)
+        if self.key_encoder.conv1.weight.dtype != self.dtype:  # what autocast made smaller stays so
+            f16, f8, f4 = (each.to(self.dtype) for each in (f16, f8, f4))
         return SliceParts(
             key,
             shrinkage,
             selection,
-            value16=self.value_fuser.block1.begin(f16),
+            value16=value16,
             decoder16=self.decoder.fuser.block1.begin(f16),
             decoder8=self.decoder.skip8(f8),
             decoder4=self.decoder.skip4(f4),
@@ -166,18 +178,16 @@ class PropagationNet(nn.Module):
             ValueError: height or width is not a multiple of 16.
         """
         _check_size(images)
-        seen = torch.cat([images, mask, others], dim=1).to(self.dtype)
-        features = self.value_encoder(seen)[-1]
+        seen = torch.cat([images, mask, others], dim=1)
+        features = self.value_encoder(seen.to(self.value_encoder.conv1.weight.dtype))[-1]
         value = self.value_fuser(parts.value16, features)
-        sensory = sensory.to(self.dtype)
         return value, self.value_gate(value, sensory) if update_sensory else sensory
 
     def decode(
         self, parts: SliceParts, readout: Value, sensory: Sensory, *, update_sensory: bool
     ) -> tuple[Maps, Sensory]:
         """Logits of the object at the size of the slices, and the sensory memory after them."""
-        readout, sensory = readout.to(self.dtype), sensory.to(self.dtype)
-        return self.decoder(parts, readout, sensory, update_sensory=update_sensory)
+        return self.decoder(parts, readout.to(self.dtype), sensory, update_sensory=update_sensory)
 
 
 def aggregate(
@@ -213,15 +223,18 @@ class Decoder(nn.Module):
     def forward(
         self, parts: SliceParts, readout: Value, sensory: Sensory, *, update_sensory: bool
     ) -> tuple[Maps, Sensory]:
-        g16 = self.fuser(parts.decoder16, torch.cat([readout, sensory], dim=1))
+        g16 = self.fuser(parts.decoder16, torch.cat([readout, sensory.to(readout)], dim=1))
         g8 = self.block8(parts.decoder8.to(g16.dtype) + _enlarge(g16, 2))
         g4 = self.block4(parts.decoder4.to(g8.dtype) + _enlarge(g8, 2))
-        logits = self.predict(F.relu(g4))
+        border = F.relu(g4)
+        if self.predict.weight.dtype != self.skip4.weight.dtype:  # as in `prepare`
+            border = border.to(self.predict.weight.dtype)
+        logits = self.predict(border)
         if update_sensory:
             seen = (
                 self.sensory16(g16)
                 + self.sensory8(F.avg_pool2d(g8, 2))
-                + self.sensory4(F.avg_pool2d(torch.cat([g4, logits], dim=1), 4))
+                + self.sensory4(F.avg_pool2d(torch.cat([g4, logits.to(g4)], dim=1), 4))
             )
             sensory = self.gate(seen, sensory)
         return _enlarge(logits, 4), sensory
@@ -237,6 +250,7 @@ class Gate(nn.Module):
     def forward(
         self, seen: Float[Tensor, "batch channels height16 width16"], sensory: Sensory
     ) -> Sensory:
+        seen, sensory = (each.to(self.transform.weight.dtype) for each in (seen, sensory))
         gates = self.transform(torch.cat([seen, sensory], dim=1)).chunk(3, dim=1)
         forget, update, new = gates[0].sigmoid(), gates[1].sigmoid(), gates[2].tanh()
         # not the textbook's GRU: the forget gate scales the state itself (XMem, section 3.5)
