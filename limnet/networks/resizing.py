@@ -31,7 +31,7 @@ def resize_and_convolve(
 def convolve_and_resize(
     branches: Branches, convolution: nn.Conv2d
 ) -> Float[Tensor, "batch out_channels height width"]:
-    """The same but for rounding, of an HRNet's four branches in a third of the operations (ours).
+    """The same but for rounding, of four branches in a quarter of the operations (ours).
 
     Convolving and resizing are both linear, so that they can change places: the convolution then
     has small grids to work on.
