@@ -21,9 +21,7 @@ from limnet.networks.residual import (
     block_chain,
     convolution,
 )
-from limnet.networks.resizing import convolve_and_resize, resize
-
-Branches = list[Float[Tensor, "batch _ _ _"]]  # from fine to coarse
+from limnet.networks.resizing import Branches, convolve_and_resize, resize
 
 
 @dataclass(frozen=True)

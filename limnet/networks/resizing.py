@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Features = Float[Tensor, "batch channels height width"]
-Branches = Sequence[Float[Tensor, "batch _ _ _"]]
+Branches = Sequence[Float[Tensor, "batch _ _ _"]]  # from fine to coarse
 
 COARSE = 2  # times: what is to be enlarged more than that is convolved first
 
@@ -24,8 +24,7 @@ def resize_and_convolve(
     branches: Branches, convolution: nn.Conv2d
 ) -> Float[Tensor, "batch out_channels height width"]:
     """What a convolution makes of all branches, each resized to the grid of the first."""
-    grid = branches[0].shape[-2:]
-    return convolution(torch.cat([resize(branch, grid) for branch in branches], dim=1))
+    return convolution(_resized(branches))
 
 
 def convolve_and_resize(
@@ -37,7 +36,6 @@ def convolve_and_resize(
     has small grids to work on.
 
     Args:
-        branches: from fine to coarse.
         convolution: keeps the grid; its side is odd.
     """
     grid, sizes = branches[0].shape[-2:], [branch.shape[1] for branch in branches]
@@ -45,8 +43,7 @@ def convolve_and_resize(
     if fine == len(branches):
         return resize_and_convolve(branches, convolution)
     weight, *weights = convolution.weight.split([sum(sizes[:fine]), *sizes[fine:]], dim=1)
-    resized = torch.cat([resize(branch, grid) for branch in branches[:fine]], dim=1)
-    total = F.conv2d(resized, weight, convolution.bias, padding="same")
+    total = F.conv2d(_resized(branches[:fine]), weight, convolution.bias, padding="same")
     parts = [
         _convolve_coarse(branch, weight, grid)
         for branch, weight in zip(branches[fine:], weights, strict=True)
@@ -56,6 +53,12 @@ def convolve_and_resize(
     total = total.permute(0, 2, 3, 1).contiguous()  # channels last, as all of it comes out
     total.flatten(2).baddbmm_(down.to(total), across.to(total))
     return total.permute(0, 3, 1, 2)
+
+
+def _resized(branches: Branches) -> Features:
+    """All channels on the grid of the first branch."""
+    grid = branches[0].shape[-2:]
+    return torch.cat([resize(branch, grid) for branch in branches], dim=1)
 
 
 def _convolve_coarse(
