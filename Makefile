@@ -73,7 +73,7 @@ QUIET_KERNEL := get_config().IPKernelApp.log_level = 'ERROR'
 .PHONY: reproduce-table-1 reproduce-table-2 reproduce-table-3 reproduce-table-4
 .PHONY: reproduce-table-5 reproduce-table-6 claims protocols defects defects-ablation
 .PHONY: train train-click train-propagation train-quality validate annotate
-.PHONY: benchmark large-run measure-large-run measure-widget clean
+.PHONY: benchmark large-run measure-large-run measure-speed measure-widget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' Makefile
@@ -157,6 +157,9 @@ benchmark: $(ok) ## sizes, lengths, optimisations: hours; BENCHMARK="--help" tel
 large-run: run-62_large_run ## every case of a data set over all cores; goes on after a stop
 measure-large-run: $(ok) ## twenty kills of a large run, and one worker against two
 	"$(python)" tests/measure_large_run.py
+
+measure-speed: $(ok) ## clicks, rounds, memory, 16 bits on the real cases: README's numbers
+	"$(python)" tests/measure_speed.py
 
 measure-widget: $(ok) ## the annotator's speed and memory in a browser, and 50 kills
 	"$(python)" tests/measure_widget.py

@@ -16,17 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
 from fakes import SHAPE, Brighter, Disks, Prefers
+from measured import report
 
 from limnet.datasets import Case, write_btcv_twin
 from limnet.evaluation import evaluate_cases
 from limnet.large_run import Options, run, tasks_of
 from limnet.networks.checkpoints import LimNet
-from limnet.results import report_folder
 
 CASES, KILLS = 64, 10
 PATIENCE = 120  # seconds for each start
@@ -282,16 +281,7 @@ def measure_speed(folder: Path) -> dict[str, float]:
 def main() -> None:
     if sys.argv[1:2] == ["run"]:
         return client(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
-    report, measured = report_folder("measure_large_run"), {}
-    for measure in (measure_kills, measure_speed):
-        if sys.argv[1:] and measure.__name__ not in sys.argv[1:]:
-            continue
-        with TemporaryDirectory() as folder:
-            measured |= measure(Path(folder))
-        for what, value in measured.items():
-            print(f"{what}: {value:.4g}" if isinstance(value, float) else f"{what}: {value}")
-        (report / "measured.json").write_text(json.dumps(measured, indent=1))
-    return None
+    return report("measure_large_run", (measure_kills, measure_speed))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Prints what the README states and leaves it in reports/measure_widget/.
 """
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -12,7 +11,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -23,13 +21,13 @@ import nbformat
 import nibabel
 import numpy as np
 from browser import ANNOTATOR, NOTEBOOKS, Annotator, jupyterlab, opened, until
+from measured import report
 from playwright.sync_api import Error as PageError
 from scipy import ndimage
 
 from limnet.datasets import example_case
 from limnet.journal import read_journal, replay
 from limnet.metrics import dice
-from limnet.results import report_folder
 from limnet.volume import Volume
 from limnet.widget.geometry import View
 from limnet.widget.marks import POSITIVE
@@ -325,18 +323,9 @@ def digest_of(annotation) -> str:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    report, measured = report_folder("measure_widget"), {}
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        case = example_case(os.environ.get("LIMNET_DATA"), folder / "twin")
-        for measure in (measure_slices, measure_round, measure_kills):
-            if sys.argv[1:] and measure.__name__ not in sys.argv[1:]:
-                continue
-            (folder / measure.__name__).mkdir()
-            measured[measure.__name__] = measure(folder / measure.__name__, case)
-            for what, value in measured[measure.__name__].items():
-                print(f"{what}: {value:.4g}" if isinstance(value, float) else f"{what}: {value}")
-            (report / "measured.json").write_text(json.dumps(measured, indent=1, default=float))
+    with TemporaryDirectory() as twin:
+        case = example_case(os.environ.get("LIMNET_DATA"), twin)
+        report("measure_widget", (measure_slices, measure_round, measure_kills), case)
 
 
 if __name__ == "__main__":
