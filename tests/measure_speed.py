@@ -1,4 +1,4 @@
-"""Measures speed, memory and exactness: `make measure-speed`, a quarter of an hour.
+"""Measures speed, memory and exactness: `make measure-speed`, some 25 minutes.
 
 Prints what the README states and leaves it in reports/measure_speed/. It means something only where
 nothing else runs. The parts can be asked for alone: `python tests/measure_speed.py measure_rounds`.
