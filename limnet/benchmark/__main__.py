@@ -1,4 +1,4 @@
-"""`python -m limnet.benchmark`: all sizes, slices and networks, and the ladder, into one JSON.
+"""`python -m limnet.benchmark`: all sizes, slices and networks, and the ladders, into one JSON.
 
 Every row is on disk as soon as it is measured; a run that was stopped goes on behind the last one.
 """
@@ -6,7 +6,7 @@ Every row is on disk as soon as it is measured; a run that was stopped goes on b
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from limnet.benchmark.alone import measure_alone
-from limnet.benchmark.ladder import climb
+from limnet.benchmark.ladder import LOOKS, climb
 from limnet.benchmark.setting import NETWORKS, Setting
 from limnet.results import provenance, report_folder
 from limnet.whole_files import write_whole
@@ -24,7 +24,7 @@ REPORT = "57_runtime_and_memory"  # the notebook that shows it
 
 
 def run(settings: Sequence[Setting], ladder: Setting, path: Path) -> dict[str, Any]:
-    """Rows of all settings and of the ladder; those that a file at `path` has are not made again.
+    """Rows of all settings and of both ladders; those that a file at `path` has are not made again.
 
     Rows of other code, told by the commit, are dropped.
     """
@@ -32,7 +32,7 @@ def run(settings: Sequence[Setting], ladder: Setting, path: Path) -> dict[str, A
     known = _read(path)
     if known.get("commit") != facts["commit"]:
         known = {}
-    told = {"commit": facts["commit"], "device": facts["device"], "rows": [], "ladder": []}
+    told = {"commit": facts["commit"], "device": facts["device"], "rows": []}
     told["rows"] = [row for row in known.get("rows", []) if _setting_of(row) in settings]
     for setting in tqdm(settings):
         if setting not in [_setting_of(row) for row in told["rows"]]:
@@ -40,8 +40,10 @@ def run(settings: Sequence[Setting], ladder: Setting, path: Path) -> dict[str, A
             write_whole(path, json.dumps(told, indent=1))
     told["ladder_setting"] = asdict(ladder)
     same = known.get("ladder_setting") == told["ladder_setting"]
-    told["ladder"] = known["ladder"] if same else climb(ladder, quiet=False)
-    write_whole(path, json.dumps(told, indent=1))
+    ladders = {"ladder": (ladder, None), "looks": (replace(ladder, networks="lite"), LOOKS)}
+    for name, (setting, steps) in ladders.items():
+        told[name] = (same and known.get(name)) or climb(setting, steps, quiet=False)
+        write_whole(path, json.dumps(told, indent=1))
     return told
 
 

@@ -146,12 +146,8 @@ def climb(
 def _row(
     number: int, steps: Sequence[Step], medians: Sequence[np.ndarray], slices: int
 ) -> dict[str, Any]:
-    step, plain, before, now = (
-        steps[number],
-        medians[0],
-        medians[max(number - 1, 0)],
-        medians[number],
-    )
+    step, plain, now = steps[number], medians[0], medians[number]
+    before = medians[max(number - 1, 0)]
     return {
         "step": step.name,
         "slices_per_second_first": slices / float(now[0]),
