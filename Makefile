@@ -45,8 +45,7 @@ ok := $(VENV)/.ok
 # --no-compile: Python compiles what is imported, not the gigabyte that is not
 pip := PYTHONWARNINGS=ignore "$(python)" -m pip install --quiet --no-compile --constraint constraints.txt
 
-# the tests of a file, and the cells of a notebook, are in one process and in their order; notebooks
-# of high numbers are the long ones and begin first, so that no core waits for the last of them
+# the tests of a file, and the cells of a notebook, are in one process and in their order
 divided = OMP_NUM_THREADS=1 "$(python)" -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # each process runs the words after the report's path: rank 0 with this path as the last word, the
@@ -85,7 +84,7 @@ test: lint ## ruff, unit tests, then every notebook at its default parameters
 	$(divided) tests
 	@reports=$$(mktemp -d); trap 'rm -rf "$$reports"' EXIT; echo "every notebook by nbval:"; \
 	LIMNET_REPORTS="$$reports" $(divided) --nbval-lax --nbval-current-env \
-	--nbval-cell-timeout=600 -o timeout=0 --no-loadscope-reorder $$(ls -r notebooks/*.ipynb)
+	--nbval-cell-timeout=600 -o timeout=0 notebooks
 
 lint: $(ok) ## ruff: rules and format
 	"$(python)" -m ruff check limnet tests notebooks
