@@ -96,10 +96,10 @@ lab: $(ok) ## open JupyterLab on notebooks/
 quickstart: run-00_quickstart ## a volume, three clicks, DSC after each round
 data: run-10_data ## which data sets are there, which are missing and where to get them
 data-%: $(ok) ## fetch a data set that is open to all into LIMNET_DATA, such as data-msd_colon
-	"$(python)" -m limnet.fetch data $*
+	"$(python)" -m limnet.data.download data $*
 
 weights-official: $(ok) ## the published RITM and XMem weights into weights/, for WEIGHTS=official
-	"$(python)" -m limnet.fetch weights
+	"$(python)" -m limnet.data.download weights
 
 reproduce-table-1: run-51_table_1_kits_msd ## Table I: KiTS19 and MSD, with baselines
 reproduce-table-2: run-52_table_2_fusion_ablation ## Table II and Figure 3: with and without fusion
@@ -127,7 +127,7 @@ reproduce-all: $(ok) ## every table and figure, then the report of all
 	$(call run_each,$(all),$(MAKE) --no-print-directory report || failed="$$failed report";)
 
 report: $(ok) ## one static site of all runs: reports/site/index.html
-	"$(python)" -m limnet.report_site
+	"$(python)" -m limnet.reports.site
 
 defects: run-20_defective_masks ## the six corruptions of section III-B
 defects-ablation: run-21_defective_masks_ablation ## what training with them is good for

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
-    from limnet.clicks import Click
+    from limnet.method.prompts import Click
+    from limnet.method.session import Session
     from limnet.networks.checkpoints import LimNet, load_networks
-    from limnet.session import Session
-    from limnet.volume import Volume
+    from limnet.volumes import Volume
 
 __all__ = ["Click", "LimNet", "Session", "Volume", "load_networks"]
 
 WHERE = {
-    "Click": "limnet.clicks",
+    "Click": "limnet.method.prompts",
     "LimNet": "limnet.networks.checkpoints",
-    "Session": "limnet.session",
-    "Volume": "limnet.volume",
+    "Session": "limnet.method.session",
+    "Volume": "limnet.volumes",
     "load_networks": "limnet.networks.checkpoints",
 }
 

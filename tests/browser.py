@@ -19,8 +19,8 @@ from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import Error as PageError
 
-from limnet.widget.geometry import View
-from limnet.widget.widget import SIZE
+from limnet.annotator.widget.view import View
+from limnet.annotator.widget.widget import SIZE
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 ANNOTATOR = "40_click_and_segment.ipynb"

@@ -16,7 +16,7 @@ from limnet.networks.propagation_net import (
     SliceParts,
 )
 from limnet.networks.quality_net import QualityNet
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 SHAPE = (5, 32, 48)
 

@@ -22,9 +22,9 @@ import numpy as np
 from fakes import SHAPE, Brighter, Disks, Prefers
 from measured import report
 
-from limnet.datasets import Case, write_btcv_twin
-from limnet.evaluation import evaluate_cases
-from limnet.large_run import Options, run, tasks_of
+from limnet.data import Case, write_btcv_twin
+from limnet.evaluation.evaluate import evaluate_cases
+from limnet.evaluation.large_run import Options, run, tasks_of
 from limnet.networks.checkpoints import LimNet
 
 CASES, KILLS = 64, 10

@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from limnet.benchmark import LADDER, Setting, agreement, measure_alone
 from limnet.benchmark.setting import GIGABYTE, Masks, phantom_slices
-from limnet.clicks import Click
-from limnet.datasets import Case, collection_cases
-from limnet.mask_propagation import propagate_masks
+from limnet.data import Case, collection_cases
+from limnet.evaluation.users import next_click_on_slice
+from limnet.method.prompts import Click
+from limnet.method.propagation import propagate_masks
+from limnet.method.session import Session
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.peak_memory import peak_memory
-from limnet.session import Session
-from limnet.simulated_user import next_click_on_slice
-from limnet.volume import CT_WINDOWS, Volume
+from limnet.volumes import CT_WINDOWS, Volume
 
 STARTS, REPEATS = 5, 5
 SIX_ROUNDS = Setting(organ="left kidney", rounds=6, repeats=1)  # 100 slices of 480 x 480

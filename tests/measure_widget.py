@@ -25,13 +25,13 @@ from measured import report
 from playwright.sync_api import Error as PageError
 from scipy import ndimage
 
-from limnet.datasets import example_case
-from limnet.journal import read_journal, replay
+from limnet.annotator.journal import read_journal, replay
+from limnet.annotator.widget.marks import POSITIVE
+from limnet.annotator.widget.view import View
+from limnet.annotator.widget.widget import SIZE
+from limnet.data import example_case
 from limnet.metrics import dice
-from limnet.volume import Volume
-from limnet.widget.geometry import View
-from limnet.widget.marks import POSITIVE
-from limnet.widget.widget import SIZE
+from limnet.volumes import Volume
 
 SLICES, LARGE, MIDDLE = 100, 512, 256
 CLICKS, EVENTS, CHANGES, KILLS = 60, 300, 2000, 50

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from limnet.results import report_folder
+from limnet.reports.results import report_folder
 
 Measure = Callable[..., dict[str, object]]  # of an empty folder and more -> value by what it is
 

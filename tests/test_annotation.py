@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import SHAPE, fakes, ramp
 
-from limnet.annotation import ACTIONS, Annotation
+from limnet.annotator.annotation import ACTIONS, Annotation
 
 LIVER = {"action": "add_object", "object": "liver", "colour": "#e6194b"}
 AORTA = {"action": "add_object", "object": "aorta", "colour": "#3cb44b"}

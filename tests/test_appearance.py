@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from limnet.appearance import BINS, Appearance, surroundings
+from limnet.method.appearance import BINS, Appearance, surroundings
 
 INSIDE, AROUND = 0.8, 0.2
 

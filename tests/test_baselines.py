@@ -3,8 +3,8 @@ import warnings
 import numpy as np
 import pytest
 
-from limnet import baselines
-from limnet.baselines import (
+from limnet.evaluation import baselines
+from limnet.evaluation.baselines import (
     BACKGROUND,
     CONTRAST,
     LIKENESS,
@@ -13,9 +13,9 @@ from limnet.baselines import (
     geodesic,
     random_walker,
 )
-from limnet.clicks import Click
+from limnet.method.prompts import Click
 from limnet.metrics import dice
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 BOTH = pytest.mark.parametrize("segment", [random_walker, geodesic])
 CLICKS = [Click(2, 12, 15), Click(2, 3, 4, positive=False)]

@@ -3,14 +3,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from limnet.batched_clicks import (
+from limnet.method.prompts import Click, click_maps
+from limnet.training.clicks import (
     BatchedClicks,
     depths,
     depths_by_minima,
     error_clicks,
     first_clicks,
 )
-from limnet.clicks import Click, click_maps
 
 
 def generator(seed=0):

@@ -5,7 +5,7 @@ from fakes import fakes
 from limnet.benchmark.agreement import agreement
 from limnet.benchmark.setting import Setting
 from limnet.networks.checkpoints import load_networks
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 
 @pytest.fixture

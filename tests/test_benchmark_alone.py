@@ -10,7 +10,7 @@ from fakes import fakes
 from limnet.benchmark import alone, setting
 from limnet.benchmark.alone import measure_alone
 from limnet.benchmark.setting import GIGABYTE, Setting
-from limnet.phantoms import ORGANS, Phantom
+from limnet.data.synthetic.abdomen import ORGANS, Phantom
 
 SMALL = Setting(slices=4, size=32, clicks=2, repeats=2, cache_gb=0)
 

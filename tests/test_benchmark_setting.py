@@ -4,9 +4,9 @@ import torch
 
 from limnet.benchmark import setting
 from limnet.benchmark.setting import Setting, phantom_slices
+from limnet.data.synthetic.abdomen import ORGANS, Phantom
 from limnet.networks.resizing import convolve_and_resize, resize_and_convolve
-from limnet.phantoms import ORGANS, Phantom
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from browser import chromium, jupyterlab, opened, until
 
-from limnet.datasets import example_case
-from limnet.results import report_folder
-from limnet.simulated_user import next_click_on_slice
-from limnet.volume import Volume
-from limnet.widget.geometry import View
-from limnet.widget.widget import SIZE
+from limnet.annotator.widget.view import View
+from limnet.annotator.widget.widget import SIZE
+from limnet.data import example_case
+from limnet.evaluation.users import next_click_on_slice
+from limnet.reports.results import report_folder
+from limnet.volumes import Volume
 
 pytestmark = [
     pytest.mark.skipif(

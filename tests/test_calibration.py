@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limnet.calibration import (
+from limnet.evaluation.calibration import (
     at_temperature,
     best_temperature,
     expected_calibration_error,

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from limnet.claims import Claim, Runs, Status, Verdict, changes, judge, read_ledger, summary
-from limnet.claims.ledger import Judged
-from limnet.claims.rules import RULES
-from limnet.results import published
+from limnet.reports.claims import Claim, Runs, Status, Verdict, changes, judge, read_ledger, summary
+from limnet.reports.claims.ledger import Judged
+from limnet.reports.claims.rules import RULES
+from limnet.reports.results import published
 
 ROOT = Path(__file__).parents[1]
 NO_RUNS = Runs(Path("no such folder"))

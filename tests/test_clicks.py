@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from limnet.clicks import Box, Click, click_maps, disks
+from limnet.method.prompts import Box, Click, click_maps, disks
 
 
 def test_a_disk_is_every_pixel_within_the_radius_rim_included():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limnet.close_up import GROWTH, MARGIN, PLACES, ROOM, SIZES, CloseUp
+from limnet.method.close_up import GROWTH, MARGIN, PLACES, ROOM, SIZES, CloseUp
 
 SIZE = (100, 140)
 

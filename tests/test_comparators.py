@@ -5,11 +5,16 @@ import numpy as np
 import pytest
 from tiny_sam import tiny_sam, tiny_sam2
 
-from limnet import comparators
-from limnet.clicks import Click
-from limnet.comparators import CHECKPOINTS_VARIABLE, COMPARATORS, comparator, measured_beside
-from limnet.comparators.about import digest_of
-from limnet.volume import Volume
+from limnet.evaluation import comparators
+from limnet.evaluation.comparators import (
+    CHECKPOINTS_VARIABLE,
+    COMPARATORS,
+    comparator,
+    measured_beside,
+)
+from limnet.evaluation.comparators.base import digest_of
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
 
 TINY = {"sam": tiny_sam, "sam2": tiny_sam2}
 

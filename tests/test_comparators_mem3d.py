@@ -4,10 +4,10 @@ import torch
 from tiny_sam import tiny_sam
 from torch import nn
 
-from limnet.clicks import Click
-from limnet.comparators import Mem3D, comparator
-from limnet.comparators.mem3d import KEEP_EVERY, _frame, _from_square, _square
-from limnet.volume import Volume
+from limnet.evaluation.comparators import Mem3D, comparator
+from limnet.evaluation.comparators.mem3d import KEEP_EVERY, _frame, _from_square, _square
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
 
 SHAPE = (14, 20, 30)
 CHECKOUT = """

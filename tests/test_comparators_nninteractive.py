@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from limnet.clicks import Click
-from limnet.comparators import COMPARATORS, comparator
-from limnet.volume import Volume
+from limnet.evaluation.comparators import COMPARATORS, comparator
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
 
 SHAPE = (4, 20, 30)
 

@@ -7,11 +7,11 @@ from PIL import Image
 from torch import nn
 from transformers import SamImageProcessorPil
 
-from limnet.clicks import Click
-from limnet.comparators import Sam, on_every_slice
-from limnet.comparators.pretrained import shown
-from limnet.comparators.sam import KEPT_SLICES
-from limnet.volume import Volume
+from limnet.evaluation.comparators import Sam, on_every_slice
+from limnet.evaluation.comparators.pretrained import shown
+from limnet.evaluation.comparators.sam import KEPT_SLICES
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
 
 SHAPE = (3, 32, 48)  # of which SAM's square of 64 pixels shows 43 rows
 

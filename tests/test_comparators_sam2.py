@@ -6,10 +6,10 @@ import torch
 from tiny_sam import tiny_sam2
 from torch import nn
 
-from limnet.clicks import Click
-from limnet.comparators import Sam2
+from limnet.evaluation.comparators import Sam2
+from limnet.method.prompts import Click
 from limnet.networks.normalisation import MEAN, STANDARD_DEVIATION
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 SHAPE = (5, 32, 48)  # stretched to SAM 2's square of 64 x 64 pixels
 

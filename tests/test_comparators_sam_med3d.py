@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from limnet.clicks import Click
-from limnet.comparators import SamMed3D, comparator
-from limnet.comparators.sam_med3d import SIDE, cube_affine, cube_of, in_cube
-from limnet.volume import Volume
+from limnet.evaluation.comparators import SamMed3D, comparator
+from limnet.evaluation.comparators.sam_med3d import SIDE, cube_affine, cube_of, in_cube
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
 
 SHAPE = (20, 60, 80)  # of 3 x 1 x 1 mm
 

@@ -5,8 +5,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from limnet.clicks import Click
-from limnet.datasets import (
+from limnet.data import (
     BTCV_LABELS,
     Case,
     btcv_cases,
@@ -15,8 +14,9 @@ from limnet.datasets import (
     scribbled_slices,
     write_btcv_twin,
 )
-from limnet.datasets.twin import TWIN_SEEDS, is_twin
-from limnet.phantoms import abdomen
+from limnet.data.synthetic.abdomen import abdomen
+from limnet.data.synthetic.twins import TWIN_SEEDS, is_twin
+from limnet.method.prompts import Click
 
 SMALL = {"shape": (10, 24, 24), "spacing_mm": (22.0, 16.0, 16.0)}
 
@@ -132,7 +132,7 @@ def test_a_twin_is_written_once_and_again_when_it_is_stale(tmp_path, monkeypatch
     case.image.write_bytes(b"kept")
     write_btcv_twin(tmp_path, cases=1, **SMALL)
     assert case.image.read_bytes() == b"kept"
-    monkeypatch.setattr("limnet.datasets.btcv.VERSION", -1)
+    monkeypatch.setattr("limnet.data.nifti_sets.VERSION", -1)
     write_btcv_twin(tmp_path, cases=1, **SMALL)
     assert case.image.read_bytes() == first
     write_btcv_twin(tmp_path, cases=1, seed=1, **SMALL)

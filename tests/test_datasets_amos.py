@@ -4,10 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from limnet.datasets import DATA_SETS
-from limnet.datasets.amos import AMOS_LABELS, amos_cases, find_amos, write_amos_twin
-from limnet.datasets.twin import TWIN_SEEDS, is_twin
-from limnet.phantoms import ORGANS, STRUCTURES, abdomen
+from limnet.data import DATA_SETS
+from limnet.data.amos import AMOS_LABELS, amos_cases, find_amos, write_amos_twin
+from limnet.data.synthetic.abdomen import ORGANS, STRUCTURES, abdomen
+from limnet.data.synthetic.twins import TWIN_SEEDS, is_twin
 
 SMALL = {"shape": (10, 24, 24), "spacing_mm": (22.0, 16.0, 16.0)}
 SHAPE = (6, 5, 4)

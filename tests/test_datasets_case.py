@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets import DATA_SETS, Case, collection_cases
+from limnet.data import DATA_SETS, Case, collection_cases
 
 COLOURS = {(0, 0, 0): 0, (0, 255, 0): 1, (12, 255, 141): 11}
 

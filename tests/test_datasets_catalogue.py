@@ -3,10 +3,10 @@ import re
 import pytest
 import yaml
 
-from limnet.datasets import DATA_SETS, IMAGE_SETS
-from limnet.datasets import catalogue as module
-from limnet.datasets.catalogue import catalogue
-from limnet.datasets.counting import TABLE_3
+from limnet.data import DATA_SETS, IMAGE_SETS
+from limnet.data import catalogue as module
+from limnet.data.catalogue import catalogue
+from limnet.data.counting import TABLE_3
 
 ADAPTERS = {**DATA_SETS, **IMAGE_SETS}
 DIGEST = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")

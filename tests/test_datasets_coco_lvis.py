@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets.coco_lvis import (
+from limnet.data.image_sets import (
     coco_lvis_images,
     find_coco_lvis,
     write_coco_lvis_twin,
 )
-from limnet.datasets.twin import is_twin
+from limnet.data.synthetic.twins import is_twin
 
 HEIGHT, WIDTH = 6, 8
 SQUARE = [1, 1, 4, 1, 4, 4, 1, 4]  # columns and rows 1 to 3

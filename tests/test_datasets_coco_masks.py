@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limnet.datasets.coco_masks import instance_mask
+from limnet.data.coco_masks import instance_mask
 
 SQUARE = [1, 1, 4, 1, 4, 4, 1, 4]  # columns and rows 1 to 3
 

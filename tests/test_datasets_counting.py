@@ -5,8 +5,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from limnet.datasets import Case, DataSet, ImageSet, LabelledImage
-from limnet.datasets.counting import Counted, beside_paper, count_set, count_slices
+from limnet.data import Case, DataSet, ImageSet, LabelledImage
+from limnet.data.counting import Counted, beside_paper, count_set, count_slices
 
 
 def case(folder, name, labelled):

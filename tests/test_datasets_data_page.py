@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets import LabelledImage
-from limnet.datasets.catalogue import catalogue
-from limnet.datasets.data_page import faults, instructions, overview, portrait, shapes
-from limnet.datasets.doctor import Finding
+from limnet.data import LabelledImage
+from limnet.data.catalogue import catalogue
+from limnet.data.data_page import faults, instructions, overview, portrait, shapes
+from limnet.data.doctor import Finding
 
 ROWS = tuple(
     {"name": shape, "shape": shape, "spacing_mm": spacing, "labels": "", "problem": ""}

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limnet.datasets import DATA_SETS, Case
-from limnet.datasets.data_set import DataSet, held_for_tests
+from limnet.data import DATA_SETS, Case
+from limnet.data.data_set import DataSet, held_for_tests
 
 
 def case(name):

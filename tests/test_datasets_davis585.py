@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets.davis585 import (
+from limnet.data.davis585 import (
     davis585_images,
     find_davis585,
     initial_mask,
     write_davis585_twin,
 )
-from limnet.datasets.twin import is_twin
+from limnet.data.synthetic.twins import is_twin
 
 TRUE = np.array([[0, 255, 255], [0, 255, 129]], np.uint8)  # 128 and less is background
 SP = np.array([[255, 0, 0], [0, 0, 0]], np.uint8)

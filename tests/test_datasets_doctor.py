@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets import Case, DataSet, ImageSet, LabelledImage
-from limnet.datasets.doctor import LOOKED_AT, changes, examine, own_collections
+from limnet.data import Case, DataSet, ImageSet, LabelledImage
+from limnet.data.doctor import LOOKED_AT, changes, examine, own_collections
 
 
 def write(path, value=1, shape=(4, 5, 3)):

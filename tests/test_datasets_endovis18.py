@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets.endovis18 import (
+from limnet.data.endovis18 import (
     ENDOVIS18_COLOURS,
     ENDOVIS18_SEQUENCES,
     endovis18_cases,
     find_endovis18,
     write_endovis18_twin,
 )
-from limnet.datasets.twin import TWIN_SEEDS, is_twin
-from limnet.surgical_scene import CLASSES, surgical_scene
+from limnet.data.synthetic.scenes import CLASSES, surgical_scene
+from limnet.data.synthetic.twins import TWIN_SEEDS, is_twin
 
 SMALL = {"frames": 2, "size": (48, 60)}
 OFFICIAL = [  # as a training release lists it

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from limnet.datasets import DATA_SETS, IMAGE_SETS
-from limnet.datasets.image_set import ImageSet
-from limnet.datasets.labelled_image import LabelledImage
+from limnet.data import DATA_SETS, IMAGE_SETS
+from limnet.data.image_set import ImageSet
+from limnet.data.labelled_image import LabelledImage
 
 
 def image(name, split, collection="iShape"):

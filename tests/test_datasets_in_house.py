@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets.in_house import (
+from limnet.data.in_house import (
     IN_HOUSE,
     find_in_house,
     in_house_images,
     write_in_house_twin,
 )
-from limnet.datasets.twin import TWIN_SEEDS, is_twin
-from limnet.phantoms import ORGANS, abdomen
+from limnet.data.synthetic.abdomen import ORGANS, abdomen
+from limnet.data.synthetic.twins import TWIN_SEEDS, is_twin
 
 MASKS = np.array([[0, 5, 5], [2, 0, 5]], np.uint8)
 

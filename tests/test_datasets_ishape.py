@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets.ishape import (
+from limnet.data.ishape import (
     ISHAPE_IMAGES,
     ISHAPE_SUBSETS,
     find_ishape,
     ishape_images,
     write_ishape_twin,
 )
-from limnet.datasets.labelled_image import one_instance
-from limnet.datasets.twin import is_twin
+from limnet.data.labelled_image import one_instance
+from limnet.data.synthetic.twins import is_twin
 
 # values below 1000 are no instance, nor is 0
 MAP = np.array([[0, 1000, 1000, 7], [0, 1001, 0, 7], [1001, 1001, 0, 7]], np.uint16)

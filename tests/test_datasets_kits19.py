@@ -2,16 +2,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from limnet.datasets.kits19 import (
+from limnet.data.kits19 import (
     KITS19_FAULTS,
     KITS19_LABELS,
     find_kits19,
     kits19_cases,
     write_kits19_twin,
 )
-from limnet.datasets.twin import TWIN_SEEDS, is_twin
-from limnet.lesions import with_lesion
-from limnet.phantoms import STRUCTURES, abdomen
+from limnet.data.synthetic.abdomen import STRUCTURES, abdomen
+from limnet.data.synthetic.lesions import with_lesion
+from limnet.data.synthetic.twins import TWIN_SEEDS, is_twin
 
 SMALL = {"shape": (20, 40, 40), "spacing_mm": (11.0, 9.0, 9.0)}
 # README.md of neheller/kits19: slice thickness 5, pixel width 2

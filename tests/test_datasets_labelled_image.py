@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.datasets.labelled_image import LabelledImage, one_instance, read_map, read_rgb
+from limnet.data.labelled_image import LabelledImage, one_instance, read_map, read_rgb
 
 RED = np.full((4, 6, 3), (200, 10, 30), np.uint8)
 

@@ -4,10 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from limnet.datasets.msd import MSD_TASKS, find_msd, msd_cases, write_msd_twin
-from limnet.datasets.twin import TWIN_SEEDS, is_twin
-from limnet.lesions import with_lesion
-from limnet.phantoms import STRUCTURES, abdomen
+from limnet.data.msd import MSD_TASKS, find_msd, msd_cases, write_msd_twin
+from limnet.data.synthetic.abdomen import STRUCTURES, abdomen
+from limnet.data.synthetic.lesions import with_lesion
+from limnet.data.synthetic.twins import TWIN_SEEDS, is_twin
 
 SMALL = {"shape": (20, 40, 40), "spacing_mm": (11.0, 9.0, 9.0)}
 LUNG = ("lung_001", "lung_014")

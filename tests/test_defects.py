@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from limnet.defects import DEFECTS, PROBABILITIES, boundary, corrupt, morphology, random_shape
+from limnet.data.synthetic.defects import (
+    DEFECTS,
+    PROBABILITIES,
+    boundary,
+    corrupt,
+    morphology,
+    random_shape,
+)
 
 
 def disk(side=96, radius=20, centre=(48, 40)):

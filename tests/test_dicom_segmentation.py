@@ -5,8 +5,8 @@ import pytest
 from dicom_series import AXIAL, OBLIQUE, write_series
 from nibabel.affines import apply_affine
 
-from limnet.dicom_segmentation import dicom_segmentation, is_dicom
-from limnet.volume import Volume
+from limnet.annotator.dicom_seg import dicom_segmentation, is_dicom
+from limnet.volumes import Volume
 
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
 

@@ -16,7 +16,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from limnet.downloads import Download, DownloadError, GoneError, archives, fetch, fetching, unpack
+from limnet.data.downloads import (
+    Download,
+    DownloadError,
+    GoneError,
+    archives,
+    fetch,
+    fetching,
+    unpack,
+)
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
 PIECE = 1000

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from limnet.drawn_batches import Draws, drawn_batches
+from limnet.training.drawn_batches import Draws, drawn_batches
 
 
 def both_kinds(rng):

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from limnet.clicks import Click
-from limnet.datasets import Case
-from limnet.evaluation import (
+from limnet.data import Case
+from limnet.evaluation.evaluate import (
     COMPARISON_COLUMNS,
     ROUND_COLUMNS,
     _slices_made_worse,
@@ -17,13 +16,14 @@ from limnet.evaluation import (
     replay,
     scores_by_collection,
 )
+from limnet.evaluation.protocols import Challenge, RandomError
+from limnet.method.prompts import Click
+from limnet.method.session import Session
 from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet, lite
 from limnet.networks.click_net import ClickLogits, ClickNet
 from limnet.networks.quality_net import QualityNet
-from limnet.protocols import Challenge, RandomError
-from limnet.session import Session
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 
 class PaintsTheTruth(ClickNet):
@@ -78,7 +78,7 @@ def propagates(monkeypatch, masks_of_round):
         for index in set(range(slices)) - {prompt_slice}:
             yield index, torch.from_numpy(masks[index]).float()
 
-    monkeypatch.setattr("limnet.mask_propagation.propagate", propagate)
+    monkeypatch.setattr("limnet.method.propagation.propagate", propagate)
 
 
 def test_the_user_clicks_on_the_largest_slice_and_then_on_the_largest_errors(
@@ -236,7 +236,7 @@ def propagations(monkeypatch, target):
         for index in set(range(slices)) - {prompt_slice}:
             yield index, torch.from_numpy(target[index]).float()
 
-    monkeypatch.setattr("limnet.mask_propagation.propagate", propagate)
+    monkeypatch.setattr("limnet.method.propagation.propagate", propagate)
     return calls
 
 

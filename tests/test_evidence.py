@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from limnet.evidence import Evidence
+from limnet.method.evidence import Evidence
 from limnet.networks.quality_net import EVIDENCE
-from limnet.packed_masks import PackedMasks
+from limnet.volumes.masks import PackedMasks
 
 
 def columns(*counts):

@@ -13,8 +13,8 @@ from dicom_series import OBLIQUE, write_series
 from fakes import fakes, ramp
 from nibabel.affines import apply_affine
 
-from limnet.annotation import Annotation
-from limnet.export import (
+from limnet.annotator.annotation import Annotation
+from limnet.annotator.export import (
     mask_file_names,
     objects_of,
     provenance,
@@ -25,7 +25,7 @@ from limnet.export import (
     save_provenance,
 )
 from limnet.networks.checkpoints import LimNet
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 SHAPE = (4, 5, 6)
 # slices 3 mm apart along an oblique axis, rows of 0.9 mm and columns of 0.8 mm

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from limnet import fetch as command
-from limnet.datasets.catalogue import Entry
-from limnet.downloads import Download, check
+from limnet.data import download as command
+from limnet.data.catalogue import Entry
+from limnet.data.downloads import Download, check
 from limnet.networks.official import OFFICIAL
 
 ENTRY = Entry(
@@ -192,7 +192,8 @@ def test_a_wrong_file_is_one_sentence_and_leaves_nothing(server, root, monkeypat
     content = (server.folder / "a.tar").read_bytes()
     (server.folder / "a.tar").write_bytes(content[::-1])
     assert command.main(["data", "fake"]) == 1
-    assert "limnet.fetch: " in (said := capsys.readouterr().err) and "must have md5:" in said
+    said = capsys.readouterr().err
+    assert "limnet.data.download: " in said and "must have md5:" in said
     assert "Traceback" not in said and not list((root / "fake").iterdir())
 
 

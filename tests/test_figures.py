@@ -3,10 +3,10 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
-from limnet.calibration import reliability
-from limnet.clicks import Click
-from limnet.close_up import CloseUp
-from limnet.figures import (
+from limnet.evaluation.calibration import reliability
+from limnet.method.close_up import CloseUp
+from limnet.method.prompts import Click
+from limnet.reports.figures import (
     MASK,
     NEGATIVE,
     OPACITY,

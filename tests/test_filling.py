@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from fakes import Brighter
 
-from limnet.filling import Filling, outward
-from limnet.slice_features import SliceFeatures
-from limnet.volume import Volume
+from limnet.method.features import SliceFeatures
+from limnet.method.filling import Filling, outward
+from limnet.volumes import Volume
 
 
 @pytest.fixture

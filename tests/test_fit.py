@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from limnet import fit as loop
-from limnet.fit import FitOptions, fit, local_device, processes
+from limnet.training import loop
+from limnet.training.loop import FitOptions, fit, local_device, processes
 
 # a process that is forked from one that has imported these starts at once
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["limnet.fit", "pytest", "torch._dynamo"])  # optimizers load it
+# optimizers load torch._dynamo
+SERVER.set_forkserver_preload(["limnet.training.loop", "pytest", "torch._dynamo"])
 
 
 def toy():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from limnet.networks.checkpoints import lite
-from limnet.networks.folding import folded
+from limnet.networks.inference import folded
 from limnet.networks.propagation_net import PropagationNet
 
 

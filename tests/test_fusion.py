@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from limnet import fusion
-from limnet.evidence import Evidence
-from limnet.fusion import crop_to_masks, fuse_packed, fuse_rounds
+from limnet.method import fusion
+from limnet.method.evidence import Evidence
+from limnet.method.fusion import crop_to_masks, fuse_packed, fuse_rounds
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
-from limnet.packed_masks import PackedMasks
+from limnet.volumes.masks import PackedMasks
 
 
 def prefers(*previous_better):

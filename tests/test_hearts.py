@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from limnet.hearts import CHAMBERS, NAMES, heart
+from limnet.data.synthetic.heart import CHAMBERS, NAMES, heart
 
 SEEDS = [0, 1, 2, 3]
 MILLILITRES = {  # of adults, sick and healthy, contracted or not

@@ -1,4 +1,4 @@
-from limnet.history import History
+from limnet.method.history import History
 
 
 def test_a_history_goes_back_and_forth():

@@ -16,14 +16,14 @@ import pytest
 import torch
 from fakes import fakes, ramp
 
-from limnet.annotation import Annotation
-from limnet.journal import Journal, Recording, journal_path, read_journal, replay
-from limnet.journal import journal as journal_module
-from limnet.journal.lines import _open as open_line
-from limnet.journal.lines import seal
+from limnet.annotator.annotation import Annotation
+from limnet.annotator.journal import Journal, Recording, journal_path, read_journal, replay
+from limnet.annotator.journal import journal as journal_module
+from limnet.annotator.journal.lines import _open as open_line
+from limnet.annotator.journal.lines import seal
 from limnet.networks.checkpoints import LimNet
-from limnet.packed_masks import PackedMasks
-from limnet.volume import Volume
+from limnet.volumes import Volume
+from limnet.volumes.masks import PackedMasks
 
 MASK = np.eye(3, 4, dtype=bool)
 RENAME = {"action": "rename_object", "object": "liver", "to": "Leber, groß"}
@@ -104,7 +104,7 @@ def server():
     """Processes that start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["limnet.journal", "pytest"]
+        ["limnet.annotator.journal", "pytest"]
     )  # does nothing where one runs already
     return context
 
@@ -182,7 +182,7 @@ def test_masks_larger_than_one_read_come_back():
 
 def test_a_journal_begun_with_a_digest_of_all_voxels_is_continued(path, monkeypatch):
     written(path, UNDO)
-    monkeypatch.setattr("limnet.volume.volume.LARGE", 10)
+    monkeypatch.setattr("limnet.volumes.volume.LARGE", 10)
     assert volume().digest != read_journal(path)[0]["image_sha256"]
     with open_journal(path) as journal:
         assert journal.actions == (UNDO,)
@@ -820,7 +820,7 @@ def replays(monkeypatch):
             runs.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
             return super().perform(action)
 
-    monkeypatch.setattr("limnet.journal.recording.Annotation", Observed)
+    monkeypatch.setattr("limnet.annotator.journal.recording.Annotation", Observed)
     return runs
 
 
@@ -869,7 +869,7 @@ def test_a_replay_needs_the_image_and_the_weights_of_the_journal(path, replays, 
         replay(path, volume(1), weights())
     assert replay(path, volume(), weights(OtherWeights)).done == [UNDO]
     monkeypatch.setattr(
-        "limnet.journal.recording.load_networks", lambda name: weights(OtherWeights)
+        "limnet.annotator.journal.recording.load_networks", lambda name: weights(OtherWeights)
     )
     with pytest.raises(ValueError, match="its own weights, SHA-256 first weights, got other wei"):
         replay(path, volume())

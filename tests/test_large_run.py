@@ -24,9 +24,9 @@ from measure_large_run import (
     write_cases,
 )
 
-from limnet.datasets import Case, Chosen
-from limnet.evaluation import ROUND_COLUMNS, evaluate_cases, round_rows
-from limnet.large_run import (
+from limnet.data import Case, Chosen
+from limnet.evaluation.evaluate import ROUND_COLUMNS, evaluate_cases, round_rows
+from limnet.evaluation.large_run import (
     Done,
     Options,
     all_rows,
@@ -41,9 +41,9 @@ from limnet.large_run import (
     tasks_of,
     workers,
 )
-from limnet.large_run.records import read_record, record_file
-from limnet.large_run.running import recipe_of
-from limnet.large_run.workers import check_workers, connect, local_workers
+from limnet.evaluation.large_run.records import read_record, record_file
+from limnet.evaluation.large_run.running import recipe_of
+from limnet.evaluation.large_run.workers import check_workers, connect, local_workers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -122,7 +122,7 @@ def test_only_the_organs_that_are_missing_are_sent(here, cases, tmp_path):
 
 def test_results_of_another_notebook_are_taken_as_they_are(monkeypatch, here, cases, tmp_path):
     expected = undisturbed(cases, tmp_path / "cache")
-    monkeypatch.setattr("limnet.evaluation.evaluate", None)
+    monkeypatch.setattr("limnet.evaluation.evaluate.evaluate", None)
     assert len(played(tasks_of(cases), tmp_path / "cache")) == 4
     assert contents(tmp_path / "cache") == expected
 

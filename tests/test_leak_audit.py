@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from fakes import SHAPE, fakes, ramp
 
-from limnet import baselines, metrics, simulated_user
-from limnet.datasets import Case
-from limnet.evaluation import evaluate
-from limnet.leak_audit import ALLOWED, audit, overlap, slice_digests, watched
-from limnet.protocols import Challenge, RandomError
+from limnet import metrics
+from limnet.data import Case
+from limnet.evaluation import baselines
+from limnet.evaluation import users as simulated_user
+from limnet.evaluation.evaluate import evaluate
+from limnet.evaluation.leaks import ALLOWED, audit, overlap, slice_digests, watched
+from limnet.evaluation.protocols import Challenge, RandomError
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_a_method_that_looks_at_the_truth_is_found(target):
     finally:
         del baselines.peek
     assert audit(masks).to_dict("records") == [
-        {"module": "limnet.baselines", "reads": 1, "role": "not allowed"}
+        {"module": "limnet.evaluation.baselines", "reads": 1, "role": "not allowed"}
     ]
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from limnet.lesions import GROWTHS, with_lesion
-from limnet.phantoms import ORGANS, STRUCTURES, abdomen
+from limnet.data.synthetic.abdomen import ORGANS, STRUCTURES, abdomen
+from limnet.data.synthetic.lesions import GROWTHS, with_lesion
 
 COARSE = {"shape": (28, 80, 80), "spacing_mm": (8.0, 4.8, 4.8)}
 LESION = 77

@@ -3,9 +3,8 @@ import pytest
 import torch
 from fakes import Recorder, disk_where_clicked, rectangle
 
-from limnet.appearance import Appearance
-from limnet.clicks import Click
-from limnet.looks import (
+from limnet.method.appearance import Appearance
+from limnet.method.looks import (
     denies_all,
     implied_click,
     look_again,
@@ -13,7 +12,14 @@ from limnet.looks import (
     steady,
     weigh_appearance,
 )
-from limnet.prompting import ZoomIn, crop_and_resize, paste_back, predict_prompt, region_of_object
+from limnet.method.prompts import Click
+from limnet.method.refinement import (
+    ZoomIn,
+    crop_and_resize,
+    paste_back,
+    predict_prompt,
+    region_of_object,
+)
 
 IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
 

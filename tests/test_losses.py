@@ -4,7 +4,7 @@ import parity
 import pytest
 import torch
 
-from limnet.losses import (
+from limnet.training.losses import (
     binary_cross_entropy,
     bootstrapped_cross_entropy,
     dice_loss,

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from limnet import mask_pairs
-from limnet.fusion import CROP_SIZE
-from limnet.mask_pairs import (
+from limnet.method.fusion import CROP_SIZE
+from limnet.networks.checkpoints import lite
+from limnet.networks.quality_net import QualityNet
+from limnet.training import mask_pairs
+from limnet.training.mask_pairs import (
     MaskPairs,
     defective_pairs,
     draw_pairs,
@@ -14,10 +16,8 @@ from limnet.mask_pairs import (
     pairs_of_sequences,
     pairs_of_volumes,
 )
-from limnet.networks.checkpoints import lite
-from limnet.networks.quality_net import QualityNet
-from limnet.sequences import LabelledVolume, SliceSequence
-from limnet.volume import Volume
+from limnet.training.samples import LabelledVolume, SliceSequence
+from limnet.volumes import Volume
 
 
 def disk_sequence(slices=6, size=64):

@@ -6,13 +6,13 @@ import pytest
 import torch
 from fakes import Brighter
 
-from limnet import mask_propagation
-from limnet.close_up import CloseUp
-from limnet.mask_propagation import along_slices, close_up
+from limnet.method import propagation as mask_propagation
+from limnet.method.close_up import CloseUp
+from limnet.method.features import SliceFeatures
+from limnet.method.passes import PropagationOptions
+from limnet.method.propagation import along_slices, close_up
 from limnet.networks.propagation_net import PropagationNetConfig
-from limnet.propagation import PropagationOptions
-from limnet.slice_features import SliceFeatures
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 SHAPE = (5, 64, 96)
 SPOT = (slice(20, 28), slice(40, 48))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from parity import answers, normal, uniform
 
-from limnet.memory import Memory, MemoryConfig, new_tokens
+from limnet.method.memory import Memory, MemoryConfig, new_tokens
 
 SLICE = (2, 3)  # tokens of a slice: two rows, three columns
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from limnet.model_card import model_card
 from limnet.networks.checkpoints import save_network
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
+from limnet.reports.model_card import model_card
 
 HISTORY = {
     "name": "tiny",

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limnet.packed_masks import PackedMask, PackedMasks
+from limnet.volumes.masks import PackedMask, PackedMasks
 
 SHAPE = (5, 11, 19)
 

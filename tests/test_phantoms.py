@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from limnet.phantoms import ORGANS, STRUCTURES, abdomen
+from limnet.data.synthetic.abdomen import ORGANS, STRUCTURES, abdomen
 
 COARSE = {"shape": (28, 80, 80), "spacing_mm": (8.0, 4.8, 4.8)}
 MILLILITRES = {  # of healthy adults, widely

@@ -4,8 +4,8 @@ import torch
 from fakes import fakes
 
 from limnet.metrics import dice
-from limnet.played_slices import GOOD_DICE, LEAST_WRONG, PlayedSlices, play_slices
-from limnet.sequences import SliceSequence
+from limnet.training.interactions import GOOD_DICE, LEAST_WRONG, PlayedSlices, play_slices
+from limnet.training.samples import SliceSequence
 
 
 def ramp_sequence(first_column):

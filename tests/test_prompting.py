@@ -6,8 +6,8 @@ import torch
 from fakes import Recorder, disk_where_clicked, rectangle
 from parity import FOLDER, answers, uniform
 
-from limnet.clicks import Click, click_maps
-from limnet.prompting import (
+from limnet.method.prompts import Click, click_maps
+from limnet.method.refinement import (
     Region,
     ZoomIn,
     crop_and_resize,

@@ -4,12 +4,12 @@ import pytest
 import torch
 from parity import answers, normal, rectangle, xmem_weights
 
-from limnet.memory import Memory, MemoryConfig
+from limnet.method.features import SliceFeature, encode_slices
+from limnet.method.memory import Memory, MemoryConfig
+from limnet.method.passes import PropagationOptions, propagate, propagate_pass
 from limnet.networks.checkpoints import lite, load_xmem
-from limnet.networks.folding import folded
+from limnet.networks.inference import folded
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceParts
-from limnet.propagation import PropagationOptions, propagate, propagate_pass
-from limnet.slice_features import SliceFeature, encode_slices
 
 
 @pytest.fixture(scope="module")

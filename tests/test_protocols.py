@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from fakes import SHAPE
 
-from limnet.clicks import Click
-from limnet.protocols import (
+from limnet.evaluation.protocols import (
     Challenge,
     Jittered,
     RandomError,
@@ -11,7 +10,8 @@ from limnet.protocols import (
     challenge_area,
     challenge_surface,
 )
-from limnet.simulated_user import next_click
+from limnet.evaluation.users import next_click
+from limnet.method.prompts import Click
 
 
 def boxes(*places, shape=(7, 12, 12)):

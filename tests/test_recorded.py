@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from limnet import recorded
-from limnet.recorded import replay
+from limnet.networks import recorded
+from limnet.networks.recorded import replay
 
 
 class Graph:

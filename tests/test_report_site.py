@@ -6,14 +6,14 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from limnet.report_site import build_site, site
-from limnet.report_site.cells import duration, number, plain
-from limnet.report_site.comparison import gains_grid, measured, methods_grid, paper_table
-from limnet.report_site.contents import FIGURES, NOTEBOOKS, TABLES
-from limnet.report_site.notebook_page import caption, output_block
-from limnet.report_site.runs import Ground, Result, ground_of, read_run
-from limnet.report_site.safe_html import safe_html
-from limnet.results import comparison, published, write_results
+from limnet.reports.results import comparison, published, write_results
+from limnet.reports.site import build_site, site
+from limnet.reports.site.cells import duration, number, plain
+from limnet.reports.site.comparison import gains_grid, measured, methods_grid, paper_table
+from limnet.reports.site.contents import FIGURES, NOTEBOOKS, TABLES
+from limnet.reports.site.notebook_page import caption, output_block
+from limnet.reports.site.runs import Ground, Result, ground_of, read_run
+from limnet.reports.site.safe_html import safe_html
 
 TWIN = "the synthetic twin of BTCV (2 cases), NOT on BTCV"
 REAL = "BTCV, 2 of its 30 cases"

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from limnet import results
-from limnet.results import (
+from limnet.files import content_hash
+from limnet.reports import results
+from limnet.reports.results import (
     comparison,
-    content_hash,
     markdown,
     provenance,
     published,

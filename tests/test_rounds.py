@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from limnet.clicks import Click
-from limnet.rounds import PromptedSlice, Round, State
+from limnet.method.prompts import Click
+from limnet.method.state import PromptedSlice, Round, State
 
 CLICK = Click(1, 2, 3)
 

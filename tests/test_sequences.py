@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from limnet import sequences
-from limnet.hearts import CHAMBERS, heart
-from limnet.sequences import (
+from limnet.data.synthetic.heart import CHAMBERS, heart
+from limnet.training import samples as sequences
+from limnet.training.samples import (
     MIN_AREA,
     LabelledVolume,
     SequenceOptions,

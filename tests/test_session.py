@@ -10,12 +10,12 @@ import pytest
 import torch
 from fakes import SHAPE, Disks, fakes, ramp
 
-from limnet.clicks import Box, Click
-from limnet.fusion import fuse_rounds
+from limnet.method.fusion import fuse_rounds
+from limnet.method.prompts import Box, Click
+from limnet.method.session import Session
 from limnet.networks.click_net import ClickLogits
 from limnet.networks.propagation_net import PropagationNetConfig
-from limnet.session import Session
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 
 def new_session(previous_better=0.25, **options):
@@ -191,7 +191,7 @@ def test_clicked_and_locked_slices_are_given_to_every_later_round(monkeypatch):
         seen.append((prompt_slice, {index: bool(mask[16, 10]) for index, mask in given.items()}))
         return iter(())
 
-    monkeypatch.setattr("limnet.mask_propagation.propagate", records)
+    monkeypatch.setattr("limnet.method.propagation.propagate", records)
     session = new_session()
     session.lock(3)  # without a mask: the object is not there
     for slice_index in (2, 0, 4):
@@ -421,10 +421,10 @@ MEMORY = """
 import sys
 import numpy as np
 from fakes import fakes
-from limnet.clicks import Click
+from limnet.method.prompts import Click
 from limnet.peak_memory import peak_memory
-from limnet.session import Session
-from limnet.volume import Volume
+from limnet.method.session import Session
+from limnet.volumes import Volume
 
 slices = int(sys.argv[1])
 images = np.empty((slices, 256, 256), dtype=np.int16)
@@ -642,7 +642,7 @@ def test_clicks_are_refined_where_the_networks_ask_for_it(monkeypatch):
         asked.append(options)
         return probability
 
-    monkeypatch.setattr("limnet.session.look_closer", look_closer)
+    monkeypatch.setattr("limnet.method.session.look_closer", look_closer)
     for refined in (False, True):
         session = Session(ramp(), replace(fakes(), refined=refined))
         session.add_clicks([Click(2, 16, 40), Click(2, 20, 40)])

@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from limnet.side_by_side import AHEAD, side_by_side
+from limnet.networks.side_by_side import AHEAD, side_by_side
 
 CPU = torch.device("cpu")
 PATIENCE = 10  # seconds that a test waits for another thread before it fails

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limnet.clicks import Click
-from limnet.simulated_user import next_click, next_click_on_slice
+from limnet.evaluation.users import next_click, next_click_on_slice
+from limnet.method.prompts import Click
 
 PARITY = Path(__file__).parent / "parity"
 GEOMETRY = json.loads((PARITY / "ritm_geometry.json").read_text())

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from limnet.close_up import CloseUp
+from limnet.method.close_up import CloseUp
+from limnet.method.features import Frame, SliceFeatures, symmetric_padding
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import (
     KeyFeatures,
@@ -14,8 +15,7 @@ from limnet.networks.propagation_net import (
     PropagationNetConfig,
     SliceParts,
 )
-from limnet.slice_features import Frame, SliceFeatures, symmetric_padding
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 
 class Counts(PropagationNet):

@@ -3,9 +3,9 @@ from dataclasses import astuple
 import numpy as np
 from fakes import SHAPE, fakes, ramp
 
-from limnet.clicks import Click
-from limnet.session import Session
-from limnet.slice_provenance import slice_provenance
+from limnet.annotator.slice_provenance import slice_provenance
+from limnet.method.prompts import Click
+from limnet.method.session import Session
 
 
 def new_session(compare=None):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limnet.surgical_scene import CLASSES, PAINTED, surgical_scene
+from limnet.data.synthetic.scenes import CLASSES, PAINTED, surgical_scene
 
 INSTRUMENT = ("instrument shaft", "instrument wrist", "instrument clasper")
 TINY = {"frames": 2, "size": (48, 60)}

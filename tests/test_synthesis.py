@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from limnet import synthesis
-from limnet.synthesis import (
+from limnet.data.synthetic import shapes as synthesis
+from limnet.data.synthetic.shapes import (
     SHAPES,
     bend,
     degrade,

@@ -7,12 +7,12 @@ import pytest
 from fakes import fakes
 from PIL import Image
 
-from limnet import tables
-from limnet.datasets import DATA_SETS, Case
-from limnet.datasets.endovis18 import ENDOVIS18_SEQUENCES
-from limnet.evaluation import CaseEvaluation, Evaluation
-from limnet.results import published
-from limnet.tables import (
+from limnet.data import DATA_SETS, Case
+from limnet.data.endovis18 import ENDOVIS18_SEQUENCES
+from limnet.evaluation.evaluate import CaseEvaluation, Evaluation
+from limnet.reports import tables
+from limnet.reports.results import published
+from limnet.reports.tables import (
     TABLES,
     Column,
     choose_cases,

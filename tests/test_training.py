@@ -6,17 +6,17 @@ import pytest
 import torch
 from test_click_net import TINY
 
-from limnet import training
-from limnet.batched_clicks import BatchedClicks
-from limnet.fit import FitOptions, fit
-from limnet.losses import dice_loss, normalised_focal_loss
-from limnet.mask_pairs import MaskPairs
 from limnet.networks.click_net import ClickNet
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
-from limnet.played_slices import PlayedSlices
-from limnet.sequences import SliceSequence
-from limnet.training import (
+from limnet.training import steps as training
+from limnet.training.clicks import BatchedClicks
+from limnet.training.interactions import PlayedSlices
+from limnet.training.loop import FitOptions, fit
+from limnet.training.losses import dice_loss, normalised_focal_loss
+from limnet.training.mask_pairs import MaskPairs
+from limnet.training.samples import SliceSequence
+from limnet.training.steps import (
     ClickBatch,
     ClickTraining,
     SequenceBatch,

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from fakes import Brighter, Disks, Prefers
 
-from limnet.mask_pairs import MaskPairs
-from limnet.training import ClickBatch, SequenceBatch
-from limnet.validation import (
+from limnet.training.mask_pairs import MaskPairs
+from limnet.training.steps import ClickBatch, SequenceBatch
+from limnet.training.validation import (
     click_rounds,
     click_score,
     propagation_score,

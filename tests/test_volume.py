@@ -12,7 +12,7 @@ import SimpleITK
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 SHAPE = (4, 5, 6)
 OBLIQUE = np.array(  # rotations about two axes, spacing 0.8, 0.9 and 3 mm

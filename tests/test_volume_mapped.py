@@ -6,8 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from limnet.volume import Volume, mapped
-from limnet.volume.mapped import MOST_PAGES, StoredImages, is_mapped, thinned
+from limnet.volumes import Volume
+from limnet.volumes import lazy as mapped
+from limnet.volumes.lazy import MOST_PAGES, StoredImages, is_mapped, thinned
 
 SHAPE = (6, 5, 4)  # columns, rows, slices of the file
 ROUND = np.diag([0.7, 0.8, 3.0, 1.0])
@@ -108,7 +109,7 @@ def test_masks_and_labels_fit_a_volume_in_its_file(tmp_path):
 def test_large_files_stay_where_they_are_and_small_ones_are_read(tmp_path, monkeypatch):
     path = write(tmp_path / "image.nii", numbers())
     assert not is_mapped(Volume.read(path).images)
-    monkeypatch.setattr("limnet.volume.files.LARGE", 239)  # bytes; it has 240
+    monkeypatch.setattr("limnet.volumes.readers.LARGE", 239)  # bytes; it has 240
     assert is_mapped(Volume.read(path).images)
     assert not is_mapped(Volume.read(path, in_memory=True).images)
     packed = write(tmp_path / "image.nii.gz", numbers())
@@ -176,7 +177,7 @@ def test_complex_numbers_are_refused_wherever_they_are(tmp_path):
 def test_a_large_volume_is_told_apart_by_some_of_its_planes(tmp_path, monkeypatch):
     data = np.zeros((3, 4, 100), np.int16)
     whole = Volume.read(write(tmp_path / "image.nii", data)).digest
-    monkeypatch.setattr("limnet.volume.volume.LARGE", 100)
+    monkeypatch.setattr("limnet.volumes.volume.LARGE", 100)
     monkeypatch.setattr(mapped, "PLANES", 5)  # of 100: 0, 25, 50, 74 and 99
     there, here = both(tmp_path / "image.nii")
     assert there.digest == here.digest != whole

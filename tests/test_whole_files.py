@@ -1,6 +1,6 @@
 import pytest
 
-from limnet.whole_files import write_whole, written_whole
+from limnet.files import write_whole, written_whole
 
 
 def names(folder):

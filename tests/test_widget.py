@@ -10,13 +10,13 @@ from fake_mouse import happens, push, the, within
 from fakes import fakes, ramp
 from ipycanvas import Canvas
 
-from limnet.clicks import Click
-from limnet.journal import Journal, read_journal
+from limnet.annotator.journal import Journal, read_journal
+from limnet.annotator.widget import ClickWidget
+from limnet.annotator.widget.panels import keys_help
+from limnet.annotator.widget.widget import OPEN, SIZE, SMALL
+from limnet.method.prompts import Click
 from limnet.networks.checkpoints import LimNet
-from limnet.volume import Volume
-from limnet.widget import ClickWidget
-from limnet.widget.panels import keys_help
-from limnet.widget.widget import OPEN, SIZE, SMALL
+from limnet.volumes import Volume
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_volume_in_memory_is_not_recorded():
 def test_networks_are_loaded_by_name(image, opened, monkeypatch):
     names = []
     monkeypatch.setattr(
-        "limnet.widget.widget.load_networks", lambda name: names.append(name) or fakes()
+        "limnet.annotator.widget.widget.load_networks", lambda name: names.append(name) or fakes()
     )
     ClickWidget(image)
     assert names == ["lite"]

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from fakes import SHAPE, fakes, ramp
 
-from limnet.annotation import Annotation
-from limnet.clicks import Click
-from limnet.volume import Volume
-from limnet.widget.controller import LEFT, MIDDLE, RIGHT, Controller
-from limnet.widget.keys import KEYS, press_key
+from limnet.annotator.annotation import Annotation
+from limnet.annotator.widget.controller import LEFT, MIDDLE, RIGHT, Controller
+from limnet.annotator.widget.keys import KEYS, press_key
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
 
 # slices of 32 x 48 pixels on a canvas of 480 x 320: ten canvas pixels a pixel
 

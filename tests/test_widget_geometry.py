@@ -4,7 +4,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from limnet.widget.geometry import (
+from limnet.annotator.widget.view import (
     DRAG,
     ZOOM,
     View,

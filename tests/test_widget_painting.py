@@ -3,10 +3,10 @@ import pytest
 from fake_browser import FakeBrowser
 from ipycanvas import Canvas
 
-from limnet.widget.geometry import View
-from limnet.widget.marks import CROSSHAIR, NEGATIVE, POSITIVE, Marks
-from limnet.widget.off_screen import OffScreen, held
-from limnet.widget.painting import NO_MARKS, Overlay, SlicePainter
+from limnet.annotator.widget.canvas import NO_MARKS, Overlay, SlicePainter
+from limnet.annotator.widget.marks import CROSSHAIR, NEGATIVE, POSITIVE, Marks
+from limnet.annotator.widget.off_screen import OffScreen, held
+from limnet.annotator.widget.view import View
 
 # images of 6 x 8 pixels on a canvas of 80 x 60: ten canvas pixels a pixel
 VIEW = View((6, 8), (1.0, 1.0), (80, 60))

@@ -7,12 +7,12 @@ import pytest
 from fake_mouse import happens, push, the
 from fakes import SHAPE, fakes, ramp
 
-from limnet.annotation import Annotation
+from limnet.annotator.annotation import Annotation
+from limnet.annotator.widget.controller import Controller
+from limnet.annotator.widget.keys import press_key
+from limnet.annotator.widget.panels import COLOURS, FilePanel, LookPanel, ObjectPanel, SlicePanel
 from limnet.networks.checkpoints import LimNet
-from limnet.volume import Volume
-from limnet.widget.controller import Controller
-from limnet.widget.keys import press_key
-from limnet.widget.panels import COLOURS, FilePanel, LookPanel, ObjectPanel, SlicePanel
+from limnet.volumes import Volume
 
 
 def panel(kind, *options, names=("liver",)):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from fake_browser import FakeBrowser
 
-from limnet.slice_provenance import SliceProvenance
-from limnet.widget import strip as module
-from limnet.widget.strip import (
+from limnet.annotator.slice_provenance import SliceProvenance
+from limnet.annotator.widget import strip as module
+from limnet.annotator.widget.strip import (
     AREA_BOTTOM,
     AREA_TOP,
     BACKGROUND,

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from limnet.benchmark.alone import measure_alone
 from limnet.benchmark.ladder import LOOKS, climb
 from limnet.benchmark.setting import NETWORKS, Setting
-from limnet.results import provenance, report_folder
-from limnet.whole_files import write_whole
+from limnet.files import write_whole
+from limnet.reports.results import provenance, report_folder
 
 REPORT = "57_runtime_and_memory"  # the notebook that shows it
 

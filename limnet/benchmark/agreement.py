@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float32
 
 from limnet.benchmark.setting import Masks, Setting
-from limnet.mask_propagation import close_up, propagate_masks
+from limnet.method.passes import propagate
+from limnet.method.propagation import close_up, propagate_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
-from limnet.propagation import propagate
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 
 class Agreement(NamedTuple):

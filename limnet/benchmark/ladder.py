@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from limnet.benchmark.measuring import propagation_seconds
 from limnet.benchmark.setting import WARM_UP_SLICES, Setting, phantom_slices
-from limnet.volume import CT_WINDOWS, Volume
+from limnet.volumes import CT_WINDOWS, Volume
 
 
 class Step(NamedTuple):

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from limnet.benchmark.setting import WARM_UP_SLICES, Images, Masks, Setting
 from limnet.benchmark.work import gigaflop, parameters
-from limnet.clicks import Click
-from limnet.fusion import fuse_rounds
-from limnet.looks import look_again
-from limnet.mask_propagation import close_up, propagate_masks
+from limnet.method.features import Frame, SliceFeatures
+from limnet.method.fusion import fuse_rounds
+from limnet.method.looks import look_again
+from limnet.method.passes import PropagationOptions, propagate
+from limnet.method.prompts import Click
+from limnet.method.propagation import close_up, propagate_masks
+from limnet.method.session import Session
 from limnet.networks.checkpoints import LimNet
-from limnet.packed_masks import Mask
-from limnet.propagation import PropagationOptions, propagate
-from limnet.session import Session
-from limnet.slice_features import Frame, SliceFeatures
-from limnet.volume import CT_WINDOWS, Volume
+from limnet.volumes import CT_WINDOWS, Volume
+from limnet.volumes.masks import Mask
 
 PROMPTS = (1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)  # of the way through the slices
 

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Int16
 from torch.nn.functional import interpolate
 
-from limnet.memory import MemoryConfig
+from limnet.data.synthetic.abdomen import ORGANS, abdomen
+from limnet.method.features import AHEAD, MAX_BYTES, SliceFeatures
+from limnet.method.memory import MemoryConfig
+from limnet.method.passes import PropagationOptions
 from limnet.networks.checkpoints import LimNet, load_networks, paper
 from limnet.networks.resizing import resize_and_convolve
-from limnet.phantoms import ORGANS, abdomen
-from limnet.propagation import PropagationOptions
-from limnet.slice_features import AHEAD, MAX_BYTES, SliceFeatures
-from limnet.volume import Volume
+from limnet.volumes import Volume
 
 GIGABYTE = 2**30  # as nvidia-smi counts
 NETWORKS = ("lite", "paper")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from limnet.fusion import CROP_SIZE
-from limnet.memory import Memory, MemoryConfig
+from limnet.method.fusion import CROP_SIZE
+from limnet.method.memory import Memory, MemoryConfig
 from limnet.networks.checkpoints import LimNet
 
 # the most that are read before consolidation makes fewer of them

@@ -18,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from limnet.files import written_whole
 from limnet.networks.click_net import ClickNet, ClickNetConfig
-from limnet.networks.folding import folded
 from limnet.networks.hrnet import HRNetConfig
+from limnet.networks.inference import folded
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.published import ritm_state, xmem_state
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
-from limnet.whole_files import written_whole
 
 Network = ClickNet | PropagationNet | QualityNet
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from limnet.networks.detail_head import DetailHead
 from limnet.networks.hrnet import HRNet, HRNetConfig
+from limnet.networks.layers import convolution, initialise
 from limnet.networks.normalisation import normalise
-from limnet.networks.residual import convolution, initialise
 from limnet.networks.resizing import resize
 
 

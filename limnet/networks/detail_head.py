@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limnet.networks.residual import activated_convolution, convolution
+from limnet.networks.layers import activated_convolution, convolution
 
 
 class DetailHead(nn.Module):

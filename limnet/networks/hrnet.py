@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limnet.networks.residual import (
+from limnet.networks.layers import (
     BasicBlock,
     Bottleneck,
     activated_convolution,

@@ -8,8 +8,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from limnet.files import written_whole
 from limnet.networks.checkpoints import KINDS, LITE_FOLDER, load_ritm, load_xmem, save_network
-from limnet.whole_files import written_whole
 
 PUBLISHED = "published"  # folder of the files as they were fetched
 COPIES = "copies"  # below it: files that are somebody else's copies of the published ones

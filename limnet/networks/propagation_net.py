@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limnet.networks.residual import ResNet, convolution, initialise
+from limnet.networks.layers import ResNet, convolution, initialise
 
 STRIDE = 16  # of the grid on which memory is read
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limnet.networks.layers import ResNet, initialise
 from limnet.networks.normalisation import normalise
-from limnet.networks.residual import ResNet, initialise
 
-# what else may speak for a mask (ours, `limnet.evidence`): its area, its DSC with the nearest mask
+# what else may speak for a mask (ours, `method.evidence`): its area, its DSC with the nearest mask
 # that the user has shown, whether its intensities are those of the object there, whether it is as
 # the user last corrected a slice, and whether it is small where the object may have ended
 EVIDENCE = ("area", "likeness", "appearance", "correction", "ending")

@@ -1,0 +1,361 @@
+"""The panels beside the canvas: objects, how one looks, files. Each is a box and a `refresh`."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+from ipyevents import Event
+
+from limnet.annotator import export
+from limnet.annotator.dicom_seg import is_dicom
+from limnet.annotator.slice_provenance import SliceProvenance, slice_provenance
+from limnet.annotator.widget.actions import button
+from limnet.annotator.widget.controller import TOOLS, Controller
+from limnet.annotator.widget.keys import KEYS
+from limnet.annotator.widget.strip import Strip, described
+from limnet.volumes import CT_WINDOWS
+from limnet.volumes.masks import PackedMasks
+
+# Kelly's colours of maximum contrast, those that stand out on greys, easy ones first
+COLOURS = (
+    "#f3c300", "#00a3e0", "#f38400", "#be5bd0", "#8db600", "#e68fac", "#f99379", "#a1caf1",
+    "#b3446c", "#dcd300", "#00c389", "#e25822",
+)  # fmt: skip
+WIDE = ipywidgets.Layout(width="auto", flex="1 1 auto")
+NOW = ("now", -1)  # of the rounds to look at; None would be no choice at all
+SIGNS = {"ArrowUp": "↑", "ArrowRight": "→", "ArrowDown": "↓", "ArrowLeft": "←"}
+DESCRIBED = "font-size: 12px; line-height: 17px; min-height: 34px"  # room for two lines
+NARROW = ipywidgets.Layout(width="36px", padding="0")
+
+
+def keys_help() -> str:
+    """What mouse and keys do, as HTML."""
+    mouse = (
+        ("left", "on the object"),
+        ("right, or shift + left", "off the object; with the brush: erase"),
+        ("drag a click", "move it; ctrl + click removes it"),
+        ("wheel", "slices; with ctrl: zoom"),
+        ("middle drag", "pan"),
+        ("alt + drag", "window: right wider, down brighter level"),
+    )
+    others = [key for key in KEYS if not key.says.startswith("tool")]
+    keys = [(" ".join(SIGNS.get(name, name) for name in key.keys), key.says) for key in others]
+    tools = (" ".join(TOOLS.values()), f"tool: {', '.join(TOOLS)}")
+    entries = (*mouse, tools, *keys, ("ctrl+s", "save"), ("?", "these keys, or the panels"))
+    cell = "<td style='padding: 0 6px; vertical-align: top'>"
+    rows = "".join(
+        f"<tr>{cell}<b>{escape(what)}</b></td>{cell}{escape(says)}</td></tr>"
+        for what, says in entries
+    )
+    return f"<table style='line-height: 16px; font-size: 12px'>{rows}</table>"
+
+
+class SlicePanel:
+    """A slider through the images, and under it what there is to say about each slice."""
+
+    def __init__(self, controller: Controller, width: int) -> None:
+        self.controller, self.strip = controller, Strip(width)
+        self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
+        self._slider.observe(lambda change: self._go_to(change["new"]), "value")
+        self._described = ipywidgets.HTML()
+        self._pressed = Event(source=self.strip.canvas, watched_events=["mousedown"])
+        self._pressed.on_dom_event(self._press)
+        self._is_refreshing = False
+        self._shown: tuple[object, object] = (None, None)
+        self._records: tuple[SliceProvenance, ...] = ()
+        self._errors: Sequence[float] | np.ndarray = ()
+        self.box = ipywidgets.VBox([self._slider, self.strip.canvas, self._described])
+
+    def refresh(self) -> None:
+        """Show the slice that is looked at, and the active object's records."""
+        look, shown = self.controller.look, self.controller.object
+        index, self._is_refreshing = look.index(), True  # a smaller maximum moves the value
+        self._slider.max, self._slider.value = len(look.plane) - 1, index
+        self._is_refreshing = False
+        state = shown.session.state if shown else None
+        if (shown, state) != self._shown:
+            self._shown = (shown, state)
+            self._records = slice_provenance(shown.session) if shown else ()
+            self._errors = (
+                shown.session.rounds[-1].expected_errors if shown and state.rounds else ()
+            )
+            self.strip.show(self._records, self._errors)
+        self.strip.point_at(look.slice_index)
+        said = escape(self._description(look.slice_index))
+        self._described.value = f"<div style='{DESCRIBED}'>{said}</div>"
+
+    def _description(self, slice_index: int) -> str:
+        if not self._records:
+            return ""
+        error = float(self._errors[slice_index]) if len(self._errors) else 0.0
+        shared = int(self.controller.annotation.overlap(slice_index).sum())
+        also = f", {shared} pixels shared with other objects" if shared else ""
+        return described(slice_index, self._records[slice_index], error) + also
+
+    def _go_to(self, index: int) -> None:
+        if not self._is_refreshing:
+            self.controller.go_to(index)
+
+    def _press(self, event: dict) -> None:
+        x = event["relativeX"] * self.strip.canvas.width / max(event["boundingRectWidth"], 1)
+        self.controller.show_plane(0)
+        self.controller.go_to(self.strip.slice_at(x))
+
+
+class ObjectPanel:
+    """The objects, in the order in which they win; one is active; a new one gets a name here."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self._rows = ipywidgets.VBox()
+        self._name = ipywidgets.Text(placeholder="name of a new object", layout=WIDE)
+        self._name.continuous_update = False  # Enter, or leaving the field, and then Add
+        self._colour = ipywidgets.ColorPicker(concise=True, value=COLOURS[0], layout=NARROW)
+        add = button("Add", "add an object of this name and colour", self._add)
+        new = ipywidgets.HBox([self._colour, self._name, add])
+        self.box = ipywidgets.VBox(
+            [ipywidgets.HTML("<b>Objects</b>, the upper wins"), self._rows, new]
+        )
+        self._shown: object = None
+
+    def refresh(self) -> None:
+        """Show the objects as they are."""
+        made = self.controller
+        shown = tuple((each.name, each.colour) for each in made.annotation.objects)
+        if (shown, made.active) == self._shown:
+            return
+        self._shown = (shown, made.active)
+        self._rows.children = [self._row(name, colour) for name, colour in shown]
+        taken = {colour for _, colour in shown}
+        self._colour.value = next((each for each in COLOURS if each not in taken), COLOURS[0])
+
+    def _add(self) -> None:
+        number = len(self.controller.annotation.objects) + 1
+        self.controller.add_object(
+            self._name.value.strip() or f"object {number}", self._colour.value
+        )
+        if not self.controller.is_error:
+            self._name.value = ""
+
+    def _row(self, name: str, colour: str) -> ipywidgets.HBox:
+        made, is_active = self.controller, name == self.controller.active
+        choose = button(
+            name,
+            "make this object the active one",
+            lambda: made.choose(name),
+            button_style="info" if is_active else "",
+            layout=ipywidgets.Layout(flex="1 1 auto", width="auto"),
+        )
+        picker = ipywidgets.ColorPicker(concise=True, value=colour, layout=NARROW)
+        picker.observe(lambda change: self._recolour(name, change), "value")
+        up = button("▲", "let it win over the one above", lambda: self._up(name), layout=NARROW)
+        remove = button(
+            "✕",
+            "remove the object (undo brings it back)",
+            lambda: made.perform("remove_object", object=name),
+            layout=NARROW,
+        )
+        return ipywidgets.HBox([picker, choose, up, remove])
+
+    def _recolour(self, name: str, change: dict) -> None:
+        if not self.controller.perform("recolour_object", object=name, colour=change["new"]):
+            self._shown = None  # the old colour is to be seen again
+            self.refresh()
+
+    def _up(self, name: str) -> None:
+        names = [each.name for each in self.controller.annotation.objects]
+        at = names.index(name)
+        if at:
+            names[at - 1], names[at] = names[at], names[at - 1]
+            self.controller.perform("reorder_objects", objects=names)
+
+
+class LookPanel:
+    """Plane, window, how masks are drawn, and which round is looked at."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller, look = controller, controller.look
+        names = [f"{plane.name} ({axis + 1})" for axis, plane in enumerate(look.planes)]
+        self._plane = ipywidgets.ToggleButtons(
+            options=[(name, axis) for axis, name in enumerate(names)],
+            style={"button_width": "auto"},
+        )
+        self._plane.observe(lambda change: controller.show_plane(change["new"]), "value")
+        own = {"of the volume": look.volume.window}
+        presets = {**own, **(CT_WINDOWS if look.volume.modality == "CT" else {})}
+        self._window = ipywidgets.Dropdown(
+            options=[(name, name) for name in presets] + [("as dragged", "")], layout=WIDE
+        )
+        self._presets = presets
+        self._window.observe(self._set_window, "value")
+        self._opacity = ipywidgets.FloatSlider(
+            value=look.opacity, min=0, max=1, step=0.1, readout=False, layout=WIDE
+        )
+        self._opacity.observe(self._set_opacity, "value")
+        self._round = ipywidgets.Dropdown(options=[NOW], layout=WIDE)
+        self._round.observe(self._set_round, "value")
+        self._is_refreshing = False
+        rows = [("window", self._window), ("opacity", self._opacity), ("round", self._round)]
+        self.box = ipywidgets.VBox(
+            [
+                self._plane,
+                *(
+                    ipywidgets.HBox([ipywidgets.Label(name, layout={"width": "64px"}), widget])
+                    for name, widget in rows
+                ),
+            ]
+        )
+
+    def refresh(self) -> None:
+        """Show what keys and mouse have changed."""
+        made, look = self.controller, self.controller.look
+        self._is_refreshing = True
+        self._plane.value = look.axis
+        low_high = tuple(float(each) for each in look.window)
+        named = [name for name, each in self._presets.items() if tuple(each) == low_high]
+        self._window.value = named[0] if named else ""
+        self._opacity.value = look.opacity
+        rounds = len(made.object.session.rounds) if made.object else 0
+        options = [NOW, *((str(number + 1), number) for number in range(rounds))]
+        if tuple(options) != tuple(self._round.options):
+            self._round.options = options
+        self._round.value = NOW[1] if made.shown_round is None else made.shown_round
+        self._is_refreshing = False
+
+    def _set_round(self, change: dict) -> None:
+        if change["new"] is not None and not self._is_refreshing:
+            self.controller.show_round(None if change["new"] == NOW[1] else change["new"])
+
+    def _set_window(self, change: dict) -> None:
+        if change["new"] and not self._is_refreshing:
+            low, high = self._presets[change["new"]]
+            self.controller.look.window = (float(low), float(high))
+            self.controller.changed()
+
+    def _set_opacity(self, change: dict) -> None:
+        self.controller.look.opacity = change["new"]
+        self.controller.changed()
+
+
+class FilePanel:
+    """Saves the masks, and opens saved ones to start from."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        stem: Path,
+        journal: Path | None,
+        begin_anew: Callable[[], None],
+    ) -> None:
+        """Files are proposed to be called as `stem` with an ending, and to lie where it does."""
+        self.controller, self.folder, self.journal = controller, stem.parent, journal
+        self._path = ipywidgets.Text(value=stem.name, layout=WIDE)
+        self._open = ipywidgets.Text(placeholder="saved mask to start from", layout=WIDE)
+        buttons = [
+            button(
+                "Save", "label map (.nii.gz) and where each slice comes from (.json)", self.save
+            ),
+            button("One file each", "a mask for each object, in a folder", self.save_each),
+            button("All as .zip", "masks, provenance, journal; DICOM-SEG", self.save_all),
+        ]
+        if is_dicom(controller.look.volume):
+            buttons.append(button("DICOM-SEG", "a DICOM segmentation (.dcm)", self.save_dicom))
+        start = button("Start from it", "its voxels become the active object", self.start_from)
+        where = escape(str(self.folder))
+        self.box = ipywidgets.VBox(
+            [
+                ipywidgets.HTML(f"<span title='{where}'><b>Files</b>, beside the image</span>"),
+                self._path,
+                ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"}),
+                ipywidgets.HBox([self._open, start]),
+                button("Begin anew", "set the journal aside and start without a click", begin_anew),
+            ]
+        )
+
+    def refresh(self) -> None:
+        """Nothing here changes by itself."""
+
+    def save(self) -> None:
+        """The label map, and beside it the provenance."""
+        annotation = self.controller.annotation
+
+        def write() -> Path:
+            path = self._named(".nii.gz")
+            export.save_label_map(annotation.volume, export.objects_of(annotation), path)
+            export.save_provenance(annotation, self._named(".json"))
+            return path
+
+        self._try(write)
+
+    def save_each(self) -> None:
+        """A folder of masks."""
+        annotation = self.controller.annotation
+
+        def write() -> Path:
+            folder = self._named("-masks")
+            folder.mkdir(exist_ok=True)
+            export.save_object_masks(annotation.volume, export.objects_of(annotation), folder)
+            return folder
+
+        self._try(write)
+
+    def save_all(self) -> None:
+        """A zip of everything."""
+
+        def write() -> str:
+            path = self._named(".zip")
+            left_out = export.save_bundle(self.controller.annotation, path, journal=self.journal)
+            return ". ".join(
+                [str(path), *(f"Without {name}: {why}" for name, why in left_out.items())]
+            )
+
+        self._try(write)
+
+    def save_dicom(self) -> None:
+        """A DICOM segmentation."""
+        annotation = self.controller.annotation
+
+        def write() -> Path:
+            path = self._named(".dcm")
+            export.save_dicom_segmentation(annotation.volume, export.objects_of(annotation), path)
+            return path
+
+        self._try(write)
+
+    def start_from(self) -> None:
+        """Let the active object be what a file holds: of several labels the one of its place."""
+        made = self.controller
+        if made.object is None:
+            made.tell("Add an object first: the masks become the active one.", error=True)
+            return
+        try:
+            path = self.folder / Path(self._open.value.strip()).expanduser()
+            labels = made.look.volume.read_labels(path, dtype=np.int16)
+        except (ValueError, RuntimeError, OSError) as error:
+            made.tell(f"Not opened: {error}", error=True)
+            return
+        found = set().union(*(np.unique(label).tolist() for label in labels))
+        numbers = sorted(number for number in found if number > 0)
+        place = 1 + made.annotation.objects.index(made.object)
+        if len(numbers) != 1 and place not in numbers:
+            held = f"{path.name} holds the labels {numbers}"
+            made.tell(f"Not opened: {held}, but {made.active} is number {place}.", error=True)
+            return
+        number = place if len(numbers) > 1 else numbers[0]
+        masks = PackedMasks.of(label == number for label in labels)
+        if made.perform("start_from", object=made.active, masks=masks):
+            made.tell(f"{made.active} is now label {number} of {path.name}.")
+
+    def _named(self, ending: str) -> Path:
+        name = self._path.value.strip()
+        if not name:
+            raise ValueError("files need a name: write one into the field above the buttons")
+        return self.folder / Path(f"{name}{ending}").expanduser()
+
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            self.controller.tell(f"Saved {write()}")
+        except (ValueError, RuntimeError, OSError) as error:
+            self.controller.tell(f"Not saved: {error}", error=True)

@@ -1,0 +1,82 @@
+"""A propagation in a thread of its own, so that one can go on looking; it can be cancelled."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from limnet.method.session import Session
+from limnet.method.state import Round
+from limnet.volumes.masks import PackedMask
+
+
+class Cancelled(Exception):
+    """The user wants no more of it."""
+
+
+class Run:
+    """What a thread has done so far of one object's round."""
+
+    def __init__(self, object: str, session: Session) -> None:
+        """Nothing runs yet."""
+        self.object, self.session = object, session
+        self.done, self.total = 0, len(session.volume.images)
+        self.arrived: dict[int, PackedMask] = {}  # slice index -> mask, before fusion
+        self.ends: list[int] = []  # slices beyond which nothing was looked for
+        # the round, which is not yet closed, `Cancelled`, or what went wrong
+        self.found: Round | Exception | None = None
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, advanced: Callable[[], None], finished: Callable[[], None]) -> None:
+        """Compute the round; the functions are called in the thread.
+
+        Args:
+            advanced: after each slice.
+            finished: when `found` is there.
+        """
+
+        def progress(done: int, total: int) -> None:
+            if self._stop.is_set():
+                raise Cancelled("cancelled")
+            self.done, self.total = done, total
+            advanced()
+
+        def arrived(slice_index: int, mask: np.ndarray) -> None:
+            self.arrived[slice_index] = PackedMask.pack(mask)
+
+        def work() -> None:
+            try:
+                self.found = self.session.propagated(progress, arrived, self.ends.append)
+            except Exception as error:  # a thread has nobody else to tell
+                self.found = error
+            finished()
+
+        self._thread = threading.Thread(target=work, name="propagation", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop at the next slice."""
+        self._stop.set()
+
+    def wait(self, seconds: float | int | None = None) -> None:
+        """Until the thread has ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    @property
+    def slices_a_second(self) -> float:
+        return self.done / max(time.monotonic() - self._began, 1e-6)
+
+    def summary(self, closed: Round) -> str:
+        """What is said of the round once it is closed."""
+        rounds, kept = len(self.session.rounds), int(closed.kept_previous.sum())
+        said = f"{self.object}, round {rounds}: {self.total} slices, {self.slices_a_second:.0f} a "
+        said += "second" + (f"; fusion kept the round before on {kept}." if rounds > 1 else ".")
+        if self.ends:
+            where = " and ".join(map(str, sorted(self.ends)))
+            said += f" Nothing was looked for beyond slice {where}, as it had ended; click there "
+            said += "if it goes on."
+        return said

@@ -1,0 +1,1 @@
+"""Synthetic images with exact labels, and masks with defects (section III-B)."""

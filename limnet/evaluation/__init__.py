@@ -1,0 +1,1 @@
+"""A simulated user, protocols, baselines and runs over many cases."""

@@ -1,0 +1,83 @@
+"""nnInteractive (Isensee et al., 2025), the strongest open 3D rival; newer than the paper.
+
+Volume and clicks go to its own inference session: raw intensities (it wants no window), one point a
+click, a prediction after each, as when a user clicks.
+"""
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
+from limnet.files import content_hash
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
+
+ABOUT = About(
+    key="nninteractive",
+    title="nnInteractive",
+    package="nnInteractive.inference.inference_session",
+    install="pip install nnInteractive (2.6.0 was looked at), in practice with an NVIDIA GPU",
+    checkpoint=(
+        "the folder of a trained model of huggingface.co/MIC-DKFZ/nnInteractive (0.4 GB), with "
+        "plans.json, dataset.json and fold_0; the package unpickles it, so take it from nobody else"
+    ),
+    licence="code Apache 2.0, weights CC BY-NC-SA 4.0: not for commercial use",
+    paper="no row; it is newer",
+)
+RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
+
+
+def load(checkpoint: str, device: torch.device | str = "cpu") -> "NnInteractive":
+    """nnInteractive with the model of a folder."""
+    module = ABOUT.imported()
+    with redirect_stdout(io.StringIO()):  # it prints
+        session = module.nnInteractiveInferenceSession(
+            device=torch.device(device),
+            torch_n_threads=torch.get_num_threads(),  # it would set 8 for the whole process
+            verbose=False,
+        )
+        session.initialize_from_trained_model_folder(checkpoint)
+    return NnInteractive(session, content_hash(checkpoint))
+
+
+class NnInteractive:
+    """Segments the whole volume."""
+
+    name = "nnInteractive"
+
+    def __init__(self, session: Any, model_hash: str) -> None:
+        """`session`: an nnInteractiveInferenceSession with the model of that hash."""
+        self.session, self.model_hash = session, model_hash
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of recipe, version and model folder."""
+        try:
+            installed = version("nnInteractive")
+        except PackageNotFoundError:
+            installed = "a checkout"
+        return digest_of(f"nnInteractive {RECIPE} {installed} {self.model_hash}")
+
+    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on all slices; empty while no click is positive.
+
+        Raises:
+            ValueError: a click is outside the volume.
+        """
+        masks = np.zeros(volume.images.shape[:3], dtype=np.uint8)
+        if not has_positive(volume, clicks):
+            return masks.astype(bool)
+        images = volume.images if volume.images.ndim == 3 else volume.images.mean(axis=-1)
+        self.session.set_image(images[None].astype(np.float32))
+        self.session.set_target_buffer(masks)  # which it fills
+        for click in clicks:
+            point = (click.slice_index, int(click.row), int(click.column))
+            self.session.add_point_interaction(point, include_interaction=click.positive)
+        return masks > 0

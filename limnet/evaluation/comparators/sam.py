@@ -1,0 +1,162 @@
+"""SAM with its ViT-B (Kirillov et al., 2023), which knows slices only (tables IV and V).
+
+Behind our protocol it can do no more than segment the slices that were clicked: between them there
+is nothing, so its DSC over a volume is low with six clicks. The paper's rows are another protocol,
+with clicks on every one of the N slices that show the target: `on_every_slice`.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
+from limnet.evaluation.comparators.pretrained import enlarged, load_pretrained, shown, shown_size
+from limnet.evaluation.users import next_click_on_slice
+from limnet.method.prompts import Click
+from limnet.volumes import Volume
+
+ABOUT = About(
+    key="sam",
+    title="SAM",
+    package="transformers",
+    install='pip install "limnet[comparators]"',
+    checkpoint=(
+        "a folder with config.json and model.safetensors of facebook/sam-vit-base, or "
+        '"hub:facebook/sam-vit-base" to download 0.4 GB from the Hugging Face Hub'
+    ),
+    licence="Apache 2.0, code and weights",
+    paper=(
+        "SAM-B clicked on every one of N slices that show the target, once (N points), 6 times "
+        "(6 N) or 10 times (10 N): far more than our six clicks a volume"
+    ),
+)
+RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
+KEPT_SLICES = 16  # whose embeddings are kept from click to click; 4 MB each
+
+Logits = Float32[Tensor, "1 1 low low"]
+
+
+def load(checkpoint: str, device: torch.device | str = "cpu") -> "Sam":
+    """SAM with the weights of a checkpoint."""
+    return Sam(load_pretrained(ABOUT, "SamModel", checkpoint, device))
+
+
+class Sam:
+    """Segments the slices that were clicked on, each for itself."""
+
+    name = "SAM, clicked slices only"
+
+    def __init__(self, model: Any) -> None:
+        """`model`: a SamModel in eval mode."""
+        self.model = model
+        self.size = model.config.vision_config.image_size  # pixels; 1024
+        self._kept: dict[tuple[Any, ...], Tensor] = {}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of recipe, version and weights."""
+        return digest_of(f"SAM {RECIPE} {ABOUT.imported().__version__}", self.model)
+
+    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on the clicked slices; a slice without a positive click stays empty.
+
+        Raises:
+            ValueError: a click is outside the volume.
+        """
+        masks = np.zeros(volume.images.shape[:3], dtype=bool)
+        if not has_positive(volume, clicks):
+            return masks
+        for index in {click.slice_index for click in clicks}:
+            given, logits = [], None
+            for click in clicks:
+                if click.slice_index == index:
+                    given.append(click)
+                    if any(each.positive for each in given):
+                        logits = self.predict(volume, index, given, logits)
+            if logits is not None:
+                masks[index] = self.mask(logits, volume)
+        return masks
+
+    @torch.inference_mode()
+    def predict(
+        self, volume: Volume, index: int, clicks: Sequence[Click], previous: Logits | None = None
+    ) -> Logits:
+        """Logits of the object on a slice after these clicks.
+
+        Args:
+            clicks: all on this slice.
+            previous: what the clicks before the last one gave.
+        """
+        embedding = self._embedding(volume, index)
+        shape = volume.images.shape[1:3]
+        height, width = shown_size(shape, self.size, keep_aspect=True)
+        scale = torch.tensor([width / shape[1], height / shape[0]])
+        points = torch.tensor([[float(click.column), float(click.row)] for click in clicks])
+        labels = torch.tensor([int(click.positive) for click in clicks])
+        # one click is ambiguous: the best of three masks; then SAM's paper shows it the last logits
+        ambiguous = len(clicks) == 1
+        output = self.model(
+            image_embeddings=embedding,
+            input_points=(points * scale)[None, None].to(embedding.device),
+            input_labels=labels[None, None].to(embedding.device),
+            input_masks=previous,
+            multimask_output=ambiguous,
+        )
+        best = int(output.iou_scores[0, 0].argmax())
+        return output.pred_masks[:, :, best].float()
+
+    def mask(self, logits: Logits, volume: Volume) -> Bool[np.ndarray, "height width"]:
+        """The logits' mask on the pixels of the volume's slices."""
+        return enlarged(logits, volume.images.shape[1:3], self.size, keep_aspect=True)
+
+    def _embedding(self, volume: Volume, index: int) -> Tensor:
+        key = (volume.digest, volume.window, index)
+        if key not in self._kept:
+            image = shown(volume, index, self.size, keep_aspect=True)
+            device = next(self.model.parameters()).device
+            self._kept[key] = self.model.get_image_embeddings(image.to(device))
+            if len(self._kept) > KEPT_SLICES:
+                self._kept.pop(next(iter(self._kept)))
+        return self._kept[key]
+
+
+def on_every_slice(
+    sam: Sam, volume: Volume, target: Masks, *, clicks: int = 1
+) -> tuple[Masks, tuple[Click, ...]]:
+    """The paper's "N points" (or 6 N, 10 N): SAM's masks and all clicks, some on every slice.
+
+    No `Comparator`: the simulated user sees the truth, clicks on each of the N slices that show
+    the target, at the deepest point first and then in the larger error as in RITM, and leaves the
+    other slices alone, so that SAM cannot be wrong on them.
+
+    Args:
+        target: the true masks.
+        clicks: on each slice, at most; fewer where nothing is left to correct.
+
+    Raises:
+        ValueError: the target is not on the volume's grid, or there is no click.
+    """
+    if target.shape != volume.images.shape[:3] or clicks < 1:
+        raise ValueError(
+            f"the target must be of shape {volume.images.shape[:3]} and clicks at least 1, "
+            f"got {target.shape} and {clicks}"
+        )
+    masks, made = np.zeros_like(target), []
+    for index in np.flatnonzero(target.any(axis=(1, 2))).tolist():
+        given, logits, not_clicked = [], None, np.ones(target.shape[1:], dtype=bool)
+        for _ in range(clicks):
+            found = next_click_on_slice(target[index], masks[index], not_clicked)
+            if found is None:
+                break
+            positive, row, column = found
+            not_clicked[row, column] = False
+            given.append(Click(index, row, column, positive))
+            logits = sam.predict(volume, index, given, logits)
+            masks[index] = sam.mask(logits, volume)
+        made += given
+    return masks, tuple(made)

@@ -1,0 +1,1 @@
+"""LIM-Net's method: prompts, propagation with memory, fusion of rounds, sessions."""

@@ -1,0 +1,253 @@
+"""What the key encoder says of each slice, computed once per volume (paper, Eq. 7).
+
+Both directions, all rounds and all objects share one `SliceFeatures`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from limnet.method.close_up import CloseUp
+from limnet.networks.normalisation import normalise
+from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceParts
+from limnet.volumes import Volume
+
+MAX_BYTES = 512 << 20  # of kept features: some 500 close-ups of the lite network
+AHEAD = 8  # slices that a GPU encodes at once: one alone leaves most of it idle
+MAX_ASPECT = 3.0  # longer side over shorter side beyond which a slice is not enlarged any more
+
+
+@dataclass(frozen=True)
+class SliceFeature:
+    """One slice, padded to multiples of the stride, and its parts; batch size 1."""
+
+    frame: Float[Tensor, "1 3 height width"]  # ImageNet-normalised
+    parts: SliceParts
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.frame, *self.parts))
+
+    def stored_as(self, dtype: torch.dtype | None) -> "SliceFeature":
+        """The same with all but frame and keys in `dtype`, if that is smaller; None: as it is."""
+        if dtype is None or self.parts.decoder4.dtype != torch.float32:
+            return self
+        key, shrinkage, selection, *others = self.parts
+        most = torch.finfo(dtype).max
+        others = (each.clamp(-most, most).to(dtype) for each in others)
+        return SliceFeature(self.frame, SliceParts(key, shrinkage, selection, *others))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size at which propagation sees a slice, and the way there and back."""
+
+    slice_size: tuple[int, int]  # of the volume's slices
+    size: tuple[int, int]  # resized
+    padding: tuple[int, int, int, int]  # left, right, top, bottom: zeros up to the stride
+
+    @classmethod
+    def fit(cls, slice_size: tuple[int, int], working_size: int) -> "Frame":
+        """The slice with `working_size` pixels on its shorter side."""
+        shorter, longer = min(slice_size), max(slice_size)
+        scale = min(working_size / shorter, MAX_ASPECT * working_size / longer)
+        size = tuple(max(1, round(side * scale)) for side in slice_size)
+        return cls(slice_size, size, symmetric_padding(size))
+
+    def enter(self, slices: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch _ _"]:
+        """Slices at the working size, not padded."""
+        batch = slices.flatten(0, -3)[None] if slices.ndim > 2 else slices[None, None]
+        smaller = self.size[0] < self.slice_size[0]
+        resized = functional.interpolate(batch, self.size, mode="bilinear", antialias=smaller)
+        return resized.reshape(*slices.shape[:-2], *self.size)
+
+    def pad(self, slices: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch _ _"]:
+        return functional.pad(slices, self.padding)
+
+    def unpad(self, slices: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch _ _"]:
+        left, _, top, _ = self.padding
+        height, width = self.size
+        return slices[..., top : top + height, left : left + width]
+
+    def leave(self, probability: Float[Tensor, "height width"]) -> Float[Tensor, "_ _"]:
+        """A slice of the volume; its mask is where the resized probability is above one half."""
+        batch = probability[None, None]
+        return functional.interpolate(batch, self.slice_size, mode="bilinear")[0, 0]
+
+
+def symmetric_padding(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, right, top and bottom padding to multiples of the stride, the smaller half first."""
+    (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in (-side % STRIDE for side in size))
+    return left, right, top, bottom
+
+
+class Kept:
+    """Features of slices within a number of bytes; the least recently used ones leave.
+
+    But what this sweep through the slices or the one before has used stays, and what is new then
+    finds no room: a sweep through more slices than there is room for would otherwise drop each
+    one shortly before the next sweep comes to it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.num_bytes = max_bytes, 0
+        self._features: OrderedDict[Hashable, SliceFeature] = OrderedDict()
+        self._last_sweep: dict[Hashable, int] = {}  # that used each of them
+        self._sweep = 0
+        self._lock = Lock()  # a background thread may fill what a propagation reads
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._features
+
+    def begin_sweep(self) -> None:
+        """From now on slices are asked for one after another, once or twice each."""
+        with self._lock:
+            self._sweep += 1
+
+    def get(self, key: Hashable) -> SliceFeature | None:
+        with self._lock:
+            if key in self._features:
+                self._features.move_to_end(key)
+                self._last_sweep[key] = self._sweep
+            return self._features.get(key)
+
+    def put(self, key: Hashable, feature: SliceFeature) -> None:
+        with self._lock:
+            if key in self._features:
+                return
+            while self._features and self.num_bytes + feature.num_bytes > self.max_bytes:
+                oldest = next(iter(self._features))
+                if self._sweep and self._last_sweep[oldest] >= self._sweep - 1:
+                    return
+                self.num_bytes -= self._features.pop(oldest).num_bytes
+                del self._last_sweep[oldest]
+            self._features[key] = feature
+            self._last_sweep[key] = self._sweep
+            self.num_bytes += feature.num_bytes
+
+
+class SliceFeatures:
+    """Features of a volume's slices, computed when first asked for, kept within a budget."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        network: PropagationNet,
+        *,
+        working_size: int,
+        max_bytes: int = MAX_BYTES,
+        stored_as: torch.dtype | None = torch.float16,
+        part: CloseUp | None = None,
+        kept: Kept | None = None,
+        ahead: int = AHEAD,
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            working_size: pixels of the shorter side of what the network sees.
+            max_bytes: of all features kept, those of close-ups included.
+            stored_as: float16 and bfloat16 keep nearly twice as many features, rounded; keys stay
+                as they are. None: as they are computed.
+            part: of every slice; None: all of it.
+            kept: with other features, of which this is a part; None: alone.
+            ahead: slices that a GPU encodes at once, on from the one asked for in the direction in
+                which slices are asked for. A CPU encodes one at a time.
+        """
+        self.volume, self.network, self.stored_as = volume, network, stored_as
+        self.part = part or CloseUp.whole(volume.images.shape[1:3])
+        self.frame = Frame.fit(self.part.size, working_size)
+        self.kept = kept or Kept(max_bytes)
+        self.ahead = ahead
+        self._encoded: dict[int, SliceFeature] = {}  # that nobody has asked for yet
+        self._last_asked = -1
+
+    def __len__(self) -> int:
+        return len(self.volume.images)
+
+    def __getitem__(self, slice_index: int) -> SliceFeature:
+        feature = self.kept.get(self._key(slice_index)) or self._encoded.pop(slice_index, None)
+        if feature is None:
+            indices = self._next(slice_index)
+            images = normalise(self.images(indices), colour=self.network.config.colour)
+            found = encode_slices(self.network, self.frame.pad(images))
+            found = [each.stored_as(self.stored_as) for each in found]
+            feature = found[0]
+            self._encoded = dict(zip(indices[1:], found[1:], strict=True))
+        self._last_asked = slice_index
+        self.kept.put(self._key(slice_index), feature)
+        return feature
+
+    def _next(self, slice_index: int) -> list[int]:
+        """The slice and those that are likely to be asked for after it."""
+        if self.device.type != "cuda":
+            return [slice_index]
+        step = 1 if slice_index >= self._last_asked else -1
+        following = (slice_index + step * n for n in range(1, self.ahead))
+        unknown = (n for n in following if 0 <= n < len(self) and n not in self)
+        return [slice_index, *unknown]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the network, and so of the features."""
+        return next(self.network.parameters()).device
+
+    def __contains__(self, slice_index: int) -> bool:
+        """Whether the features of a slice are there already."""
+        return self._key(slice_index) in self.kept
+
+    def images(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
+        """Slices in [0, 1] at the working size, on the network's device."""
+        rows, columns = self.part.pixels
+        slices = np.array(self.volume.images[slice_indices][:, rows, columns], dtype=np.float32)
+        shown = self.volume.windowed(torch.from_numpy(slices).to(self.device))
+        shown = shown[:, None].expand(-1, 3, -1, -1) if shown.ndim == 3 else shown.movedim(-1, 1)
+        return self.frame.enter(shown)
+
+    def mask(self, mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, "_ _"]:
+        """A mask of a whole slice as the network sees it: the part, resized and padded."""
+        inside = torch.from_numpy(mask[self.part.pixels]).to(self.device, torch.float32)
+        return self.frame.pad(self.frame.enter(inside))
+
+    def within(self, part: CloseUp, working_size: int | None = None) -> "SliceFeatures":
+        """Features of a part of the same slices, kept within the same budget.
+
+        Args:
+            working_size: None: the part is as large as it is within the frame of these.
+        """
+        if working_size is None:
+            scale = self.frame.size[0] / self.frame.slice_size[0]
+            working_size = max(1, round(min(part.size) * scale))
+        return SliceFeatures(
+            self.volume,
+            self.network,
+            working_size=working_size,
+            stored_as=self.stored_as,
+            part=part,
+            kept=self.kept,
+            ahead=self.ahead,
+        )
+
+    def _key(self, slice_index: int) -> Hashable:
+        return self.part, self.frame, slice_index
+
+
+@torch.inference_mode()
+def encode_slices(
+    network: PropagationNet, frames: Float[Tensor, "batch 3 height width"]
+) -> list[SliceFeature]:
+    """The features of each of some padded slices."""
+    parts = network.prepare(network.encode_key(frames))
+    if len(frames) == 1:
+        return [SliceFeature(frames, parts)]
+    # cloned: a view would keep all slices in memory for as long as one of them stays
+    return [
+        SliceFeature(frame.clone(), SliceParts(*(each.clone() for each in part)))
+        for frame, *part in zip(*(each.split(1) for each in (frames, *parts)), strict=True)
+    ]

@@ -1,0 +1,398 @@
+"""A session: clicks, propagation and fusion, round after round (paper, section II)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from limnet.method.evidence import Evidence
+from limnet.method.features import SliceFeatures
+from limnet.method.fusion import fuse_packed
+from limnet.method.history import History
+from limnet.method.looks import look_again, look_closer
+from limnet.method.passes import PropagationOptions
+from limnet.method.prompts import Box, Click, check_inside
+from limnet.method.propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
+from limnet.method.state import Mask, Masks, PromptedSlice, Round, State, exchanged
+from limnet.networks.checkpoints import LimNet
+from limnet.volumes import Volume
+from limnet.volumes.masks import PackedMasks
+
+PerSlice = Float32[np.ndarray, " slices"]
+# (previous masks, current masks) -> per slice the probability that the previous one is better
+Compare = Callable[[Masks, Masks], PerSlice]
+
+
+class Session:
+    """Segments one object of a volume."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        networks: LimNet,
+        *,
+        fuse: bool = True,
+        threshold: float = 0.5,
+        compare: Compare | None = None,
+        options: PropagationOptions | None = None,
+        features: SliceFeatures | None = None,
+    ) -> None:
+        """Start without clicks.
+
+        Args:
+            fuse: False keeps every mask of the latest round: the paper's "w/o MRF".
+            threshold: tau of Eq. 4, which the paper leaves open.
+            compare: who judges two rounds; by default the quality network.
+            features: those of another session on the same volume, to be shared.
+
+        Raises:
+            ValueError: the features belong to another volume.
+        """
+        if features is not None and features.volume is not volume:
+            raise ValueError("slice features must be those of this very volume; pass none instead")
+        self.volume, self.networks = volume, networks
+        self.fuse, self.threshold, self.compare, self.options = fuse, threshold, compare, options
+        self.features = features or SliceFeatures(
+            volume, networks.propagation_net, working_size=networks.working_size
+        )
+        self._history = History(State())
+
+    @property
+    def state(self) -> State:
+        return self._history.now
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """Those that were propagated or started from."""
+        return self.state.rounds
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """All clicks in the order they were made, those of the open round included."""
+        return sum((past.clicks for past in self.rounds), ()) + self.state.clicks
+
+    @property
+    def masks(self) -> Masks:
+        """The latest masks (slices, height, width), prompt masks of the open round included."""
+        return np.asarray(self.packed_masks)
+
+    @property
+    def packed_masks(self) -> PackedMasks:
+        """`masks` as long volumes want them: read slice by slice, in little memory."""
+        return self._masks_of_round().replaced(self._given())
+
+    def mask(self, slice_index: int) -> Mask:
+        """One slice of `masks`, without copying the others: a click must answer at once."""
+        state = self.state
+        if slice_index in state.locked:
+            return state.locked[slice_index]
+        if slice_index in state.prompts:
+            return state.prompts[slice_index].mask
+        return self._masks_of_round()[slice_index]
+
+    def add_click(self, click: Click) -> Mask:
+        """Add a click and return its slice's new prompt mask.
+
+        Raises:
+            ValueError: the click is outside the volume or its slice is locked.
+        """
+        return self.add_clicks([click])
+
+    def add_clicks(self, clicks: Sequence[Click]) -> Mask:
+        """Add clicks on one slice at once, as of a scribble; the slice's new prompt mask.
+
+        Raises:
+            ValueError: there is none, they are on several slices, one is outside the volume, or
+                the slice is locked.
+        """
+        self._check(clicks)
+        at = clicks[0].slice_index
+        return self._add(self.state.prompts.get(at) or PromptedSlice(self._start(at)), clicks)
+
+    def add_box(self, slice_index: int, box: Box) -> Mask:
+        """Begin a slice anew with a box around the object; the slice's prompt mask.
+
+        The network takes the box's ellipse for a mask to be corrected and a click in its middle.
+
+        Raises:
+            ValueError: the box is not within the slice, or the slice is locked.
+        """
+        click = Click(slice_index, *box.middle)
+        self._check([click])
+        ellipse = self._tensor(box.ellipse(self.volume.images.shape[1:3]))
+        last = self.state.prompts.get(slice_index)
+        return self._add(PromptedSlice(ellipse, last.clicks if last else ()).settle(), [click])
+
+    def move_click(self, old: Click, new: Click) -> Mask:
+        """Put a click elsewhere on its slice and return the slice's new prompt mask.
+
+        Raises:
+            ValueError: the click was made before the slice was last propagated from or painted,
+                the new one is on another slice or outside, or the slice is locked.
+        """
+        if new.slice_index != old.slice_index:
+            raise ValueError(
+                f"a click must stay on its slice {old.slice_index}, got {new.slice_index}; remove "
+                "it and click there"
+            )
+        self._check([new])
+        return self._exchange(old, [new])
+
+    def remove_click(self, click: Click) -> Mask:
+        """Take a click away and return the slice's new mask.
+
+        Raises:
+            ValueError: as `move_click`.
+        """
+        return self._exchange(click, [])
+
+    def paint(self, slice_index: int, mask: np.ndarray) -> Mask:
+        """Give a slice the mask that the user drew; like a clicked slice, it is then kept.
+
+        Raises:
+            ValueError: there is no such slice, it is locked, or the mask has another shape.
+        """
+        self._check_slice(slice_index, "painted")
+        self._check_shape(mask, self.volume.images.shape[1:3])
+        last = self.state.prompts.get(slice_index)
+        clicks = last.clicks if last else ()
+        prompt = PromptedSlice(self._tensor(mask), clicks, painted=True).settle()
+        self._history.push(self.state.with_prompt(slice_index, prompt))
+        return prompt.mask
+
+    def show(self, slice_index: int, mask: Mask) -> None:
+        """Let a slice that was edited have this mask, as part of the action that came last."""
+        prompt = self.state.prompts.get(slice_index)
+        if prompt is not None:  # else its last click was taken away: nothing was predicted
+            prompt = replace(prompt, probability=self._tensor(mask))
+            prompts = MappingProxyType({**self.state.prompts, slice_index: prompt})
+            self._history.amend(replace(self.state, prompts=prompts))
+
+    def start_from(self, masks: np.ndarray | PackedMasks) -> Round:
+        """Go on from masks that were made before or elsewhere, as if a round had led to them.
+
+        Raises:
+            ValueError: the masks have not the shape of the volume.
+        """
+        self._check_shape(masks, self.volume.images.shape[:3])
+        given = Round.given(masks)
+        self._history.push(replace(self.state, rounds=(*self.rounds, given)))
+        return given
+
+    def propagate(
+        self, progress: Progress = nobody, arrived: Arrived = nobody, ended: Ended = nobody
+    ) -> Round:
+        """Close the round: propagate in both directions, then fuse with the round before.
+
+        An exception raised by `progress` or `arrived` cancels; the session is then as it was.
+
+        Args:
+            progress, arrived, ended: as of `propagate_masks`.
+
+        Raises:
+            RuntimeError: nothing was clicked or painted since the last round.
+        """
+        closed = self.propagated(progress, arrived, ended)
+        self.close(closed)
+        return closed
+
+    def propagated(
+        self, progress: Progress = nobody, arrived: Arrived = nobody, ended: Ended = nobody
+    ) -> Round:
+        """The round that `propagate` would close, while the session stays as it is."""
+        state = self.state
+        if not state.changed:
+            raise RuntimeError("a round needs at least one click; add one before propagating")
+        given, prompt_slice = self._given(), self._prompt_slice
+        heard = {"progress": progress, "arrived": arrived, "ended": ended}
+        heard |= {"again": self._look_again} if self.networks.looks else {}
+        net, options = self.networks.propagation_net, self.options
+        found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
+        masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
+        if self.fuse and self.rounds:
+            masks, previous_better = self._fuse(found, given)
+        kept = masks.differs(found)
+        if kept.any():
+            errors = np.where(kept, self.rounds[-1].expected_errors, errors)
+        return Round(state.clicks, prompt_slice, masks, found, previous_better, kept, errors)
+
+    def expected_features(self) -> tuple[SliceFeatures, int]:
+        """What `propagate` would look at first, and from which slice; something must be clicked."""
+        net, given = self.networks.propagation_net, self._given()
+        return close_up(net, self.features, given, self.options), self._prompt_slice
+
+    def close(self, closed: Round) -> None:
+        """Close the open round with one that `propagated` gave.
+
+        Raises:
+            ValueError: its masks have another shape, or its clicks are not the open round's.
+        """
+        for masks in (closed.masks, closed.propagated):
+            self._check_shape(masks, self.volume.images.shape[:3])
+        if closed.clicks != self.state.clicks or not self.state.changed:
+            raise ValueError("a round must have the clicks of the open one; propagate again")
+        self._history.push(self.state.with_round(closed))
+
+    def take_other(self, slice_index: int) -> Mask:
+        """Overrule fusion on a slice: take the other one of the last two rounds' masks.
+
+        Raises:
+            ValueError: there is no other, or the user has given the slice a mask.
+        """
+        self._check_slice(slice_index, "chosen")
+        if len(self.rounds) < 2 or slice_index in self.state.prompts:
+            raise ValueError(
+                f"slice {slice_index} must have masks of two rounds and no click of its own, got "
+                f"{len(self.rounds)} rounds; undo or click there instead"
+            )
+        chosen = self.rounds[-1].with_other(slice_index, self.rounds[-2])
+        self._history.push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
+        return chosen.masks[slice_index]
+
+    def most_doubtful(self) -> int | None:
+        """Where to look next: the slice with the largest expected error (ours).
+
+        None before the first round, or if nothing is doubted.
+        """
+        return self.rounds[-1].most_doubtful(self._given()) if self.rounds else None
+
+    def lock(self, slice_index: int) -> None:
+        """Keep this slice's mask as it is now: no later round changes it.
+
+        Raises:
+            ValueError: there is no such slice.
+        """
+        self._check_index(slice_index, "locked")
+        self._history.push(self.state.with_lock(slice_index, self.mask(slice_index)))
+
+    def unlock(self, slice_index: int) -> None:
+        """Let later rounds change this slice again.
+
+        Raises:
+            ValueError: the slice is not locked.
+        """
+        if slice_index not in self.state.locked:
+            raise ValueError(
+                f"slice {slice_index} must be locked to be unlocked, "
+                f"locked are {sorted(self.state.locked)}"
+            )
+        self._history.push(self.state.without_lock(slice_index))
+
+    def undo(self) -> None:
+        """Take back the last action, if there is one."""
+        self._history.undo()
+
+    def redo(self) -> None:
+        """Do again what was last undone, unless something else was done since."""
+        self._history.redo()
+
+    def restore(self, state: State) -> None:
+        """Be as a `state` that this session had before, and forget all others."""
+        self._history = History(state)
+
+    def save(self, path: str | Path) -> None:
+        """Write the masks as NIfTI on the grid of the volume's file (`Volume.save_masks`)."""
+        self.volume.save_masks(self.masks, path)
+
+    def _check(self, clicks: Sequence[Click]) -> None:
+        if len({click.slice_index for click in clicks}) != 1:
+            raise ValueError(f"clicks must be on one slice, at least one, got {list(clicks)}")
+        for click in clicks:
+            check_inside(click, self.volume.images.shape[:3])
+        self._check_slice(clicks[0].slice_index, "clicked")
+
+    def _check_slice(self, slice_index: int, verb: str) -> None:
+        self._check_index(slice_index, verb)
+        if slice_index in self.state.locked:
+            raise ValueError(f"slice {slice_index} is locked; unlock it before it can be {verb}")
+
+    def _check_index(self, slice_index: int, verb: str) -> None:
+        last = len(self.volume.images) - 1
+        if not 0 <= slice_index <= last:
+            raise ValueError(f"a slice to be {verb} must be one of 0 to {last}, got {slice_index}")
+
+    def _check_shape(self, mask: np.ndarray | PackedMasks, shape: tuple[int, ...]) -> None:
+        if mask.shape != shape or mask.dtype != bool:
+            raise ValueError(
+                f"a mask must be bool of shape {shape}, got {mask.dtype} of shape {mask.shape}"
+            )
+
+    def _add(self, last: PromptedSlice, clicks: Sequence[Click]) -> Mask:
+        every = (*last.clicks, *clicks)
+        probability = self._predict(every, last.probability, len(clicks))
+        prompt = replace(last, clicks=every, probability=probability, painted=False)
+        state = replace(self.state, clicks=(*self.state.clicks, *clicks))
+        self._history.push(state.with_prompt(clicks[0].slice_index, prompt))
+        return prompt.mask
+
+    def _exchange(self, click: Click, others: list[Click]) -> Mask:
+        """Predict a slice again, click by click, with others in place of one."""
+        index, state = click.slice_index, self.state
+        last = state.prompts.get(index)
+        if last is None or click not in last.movable:
+            raise ValueError(
+                f"a click to move or remove must be one since slice {index} was last propagated "
+                f"from or painted, got {click}; undo goes further back"
+            )
+        self._check_slice(index, "clicked")
+        every = exchanged(last.clicks, click, others)
+        state = replace(state, clicks=exchanged(state.clicks, click, others))
+        probability = self._start(index) if last.settled is None else last.settled
+        if not every and last.settled is None:
+            self._history.push(state.without_prompt(index))
+            return self.mask(index)
+        for count in range(last.settled_clicks + 1, len(every) + 1):
+            probability = self._predict(every[:count], probability)
+        prompt = replace(last, clicks=every, probability=probability)
+        self._history.push(state.with_prompt(index, prompt))
+        return prompt.mask
+
+    def _start(self, slice_index: int) -> Tensor:
+        """What a first click on a slice corrects: an earlier round's mask, or nothing yet."""
+        return self._tensor(self._masks_of_round()[slice_index])
+
+    def _tensor(self, mask: Mask) -> Tensor:
+        return torch.from_numpy(mask.astype(np.float32)).to(self.networks.device)
+
+    def _masks_of_round(self) -> PackedMasks:
+        shape = self.volume.images.shape[:3]
+        return self.rounds[-1].masks if self.rounds else PackedMasks.empty(shape)
+
+    @property
+    def _prompt_slice(self) -> int:
+        """The last edited; an empty mask, left by negative clicks, has nothing to carry."""
+        edited, given = self.state.edited[::-1], self._given()
+        return next((index for index in edited if given[index].any()), edited[0])
+
+    def _given(self) -> dict[int, Mask]:
+        """Masks that the user vouches for: of edited slices and, before them, of locked ones."""
+        prompts = {index: prompt.mask for index, prompt in self.state.prompts.items()}
+        return {**prompts, **self.state.locked}
+
+    def _predict(self, clicks: Sequence[Click], probability: Tensor, new: int = 1) -> Tensor:
+        image, nets = self._images([clicks[0].slice_index])[0], self.networks
+        return look_closer(nets.click_net, image, clicks, probability, *nets.crops, new)
+
+    def _look_again(self, slice_index: int, probability: Tensor) -> Tensor:
+        image, nets = self._images([slice_index])[0], self.networks
+        return look_again(nets.click_net, image, probability, nets.zoom_size, nets.looks)
+
+    def _fuse(self, current: PackedMasks, given: dict[int, Mask]) -> tuple[PackedMasks, PerSlice]:
+        """Eqs. 2-4 wherever the user has not decided."""
+        previous = self.rounds[-1].masks
+        if self.compare is None:
+            told = Evidence.of(previous, current, given, self._images)
+            how = {"given": given, "evidence": told, "threshold": self.threshold}
+            return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
+        previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)
+        previous_better = self.compare(np.asarray(previous), np.asarray(current))
+        return previous.where(previous_better > self.threshold, current), previous_better
+
+    def _images(self, slice_indices: list[int]) -> Tensor:
+        """Slices in [0, 1] at the volume's own size (batch, 3, height, width)."""
+        return torch.from_numpy(self.volume.rgb(slice_indices)).to(self.networks.device)

@@ -1,0 +1,1 @@
+"""Samples, steps, losses and the loop that trains each network."""

@@ -1,0 +1,332 @@
+"""Training: one step for each network (paper, section III-B); `training.loop` repeats them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from scipy.optimize import minimize
+from scipy.special import expit
+from torch import Tensor
+from torch.nn import functional
+
+from limnet.data.synthetic.defects import corrupt
+from limnet.method.affinity import affinity, similarity
+from limnet.networks.click_net import ClickNet
+from limnet.networks.normalisation import normalise
+from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregate
+from limnet.networks.quality_net import QualityNet
+from limnet.training.clicks import BatchedClicks, error_clicks, first_clicks
+from limnet.training.interactions import PlayedSlices
+from limnet.training.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
+from limnet.training.mask_pairs import MaskPairs
+from limnet.training.samples import SliceSequence
+
+
+class ClickBatch(NamedTuple):
+    """Slices for the click network."""
+
+    images: Float32[Tensor, "batch height width"]
+    targets: Bool[Tensor, "batch height width"]
+    # masks that the first clicks correct (`interactions`); None, or empty: nothing yet
+    previous: Bool[Tensor, "batch height width"] | None = None
+
+    @classmethod
+    def join(cls, *parts: "ClickBatch | PlayedSlices") -> "ClickBatch":
+        """The slices of all parts in one batch."""
+        previous = [
+            torch.zeros_like(part.targets) if part.previous is None else part.previous
+            for part in parts
+        ]
+        images, targets = ([part[index] for part in parts] for index in (0, 1))
+        return cls(*(torch.cat(tensors) for tensors in (images, targets, previous)))
+
+    def to(self, device: torch.device | str) -> "ClickBatch":
+        """The same batch on a device."""
+        return ClickBatch(*(each if each is None else each.to(device) for each in self))
+
+
+class SequenceBatch(NamedTuple):
+    """Sequences for the propagation network."""
+
+    images: Float32[Tensor, "batch slices height width"]
+    targets: Bool[Tensor, "batch slices height width"]
+
+
+@dataclass(frozen=True)
+class ClickTraining:
+    """How clicks are simulated, after RITM (facts: initial clicks, then rounds on errors)."""
+
+    decay: float = 0.25  # k further clicks of a polarity have a probability ~ decay^k (RITM: 0.8)
+    max_clicks: int = 24  # of one polarity at the start
+    max_rounds: int = 2  # of correcting clicks after the first (RITM: 3)
+    defective_share: float = 0.3  # samples that start from a defective mask (section III-B)
+    absent_share: float = 0.05  # samples whose previous mask must be clicked away altogether
+    # of the rounds: masks whose clicks are forgotten, as of a slice that propagation came to (ours)
+    forgotten_share: float = 0.35
+    again_share: float = 0.2  # of the rounds: looks without a new click, as the second of a session
+    auxiliary_weight: float = 0.4  # of the OCR's auxiliary cross entropy
+    dice_weight: float = 1.0  # of a Dice loss, ours: networks that start from nothing learn sooner
+
+
+@dataclass(frozen=True)
+class PropagationTraining:
+    """How a sequence is followed, after XMem."""
+
+    reference_slices: int = 3  # memory slices that one slice reads
+    deep_update_share: float = 0.2  # memory slices that update the sensory state from their value
+    shown_share: float = 0.5  # batches in which the user showed one more slice (ours)
+
+
+def click_batch(sequences: Iterable[SliceSequence], size: int, per_sequence: int) -> ClickBatch:
+    """`size` slices that show their target, up to `per_sequence` from one sequence."""
+    images, targets = [], []
+    for sequence in sequences:
+        shown = (sequence.target.sum(dim=(1, 2)) >= 16).nonzero()[:, 0]
+        for index in shown[:: max(1, math.ceil(len(shown) / per_sequence))]:
+            images.append(sequence.images[index])
+            targets.append(sequence.target[index])
+        if len(images) >= size:
+            break
+    return ClickBatch(torch.stack(images[:size]), torch.stack(targets[:size]))
+
+
+def sequence_batch(sequences: Iterable[SliceSequence], size: int) -> SequenceBatch:
+    """The next `size` sequences as one batch."""
+    chosen = list(islice(sequences, size))
+    return SequenceBatch(*(torch.stack(parts) for parts in zip(*chosen, strict=True)))
+
+
+def click_step(
+    network: ClickNet,
+    batch: ClickBatch,
+    rng: np.random.Generator,
+    options: ClickTraining | None = None,
+) -> Float[Tensor, ""]:
+    """Mean loss of simulated rounds: focal and auxiliary as in RITM, and Dice.
+
+    RITM learns from the last round alone; here every round teaches, since its prediction has to be
+    made in any case (ours: half as many steps again in the same time).
+    """
+    options = options or ClickTraining()
+    images = batch.images[:, None].expand(-1, 3, -1, -1)
+    given = torch.zeros_like(batch.targets) if batch.previous is None else batch.previous
+    targets, masks = _starts(batch.targets.cpu().numpy(), given.cpu().numpy(), rng, options)
+    truth, masks = (torch.from_numpy(each).to(images.device) for each in (targets, masks))
+    generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
+    clicks = _first_clicks(truth, masks, generator, options)
+    targets, previous = (each[:, None].to(images) for each in (truth, masks))
+    losses, rounds = [], rng.integers(options.max_rounds + 1)
+    for further in reversed(range(rounds + 1)):
+        # losses need float32, also where autocast has the network compute in bfloat16
+        mask, auxiliary = (
+            x.float() for x in network(images, clicks.maps(*images.shape[2:]), previous)
+        )
+        auxiliary = functional.binary_cross_entropy_with_logits(auxiliary, targets)
+        main = normalised_focal_loss(mask, targets).mean()
+        overlap = dice_loss(mask.sigmoid(), targets).mean()
+        weighted = options.auxiliary_weight * auxiliary + options.dice_weight * overlap
+        losses.append(main + weighted)
+        if further:
+            found = mask.detach().sigmoid()
+            clicks, previous = _after_round(clicks, truth, found, generator, options)
+    return torch.stack(losses).mean()
+
+
+def _starts(
+    targets: Bool[np.ndarray, "batch height width"],
+    given: Bool[np.ndarray, "batch height width"],
+    rng: np.random.Generator,
+    options: ClickTraining,
+) -> tuple[Bool[np.ndarray, "batch height width"], Bool[np.ndarray, "batch height width"]]:
+    """Targets and previous masks of every sample."""
+    targets, previous = targets.copy(), given.copy()
+    for target, mask in zip(targets, previous, strict=True):
+        chance = rng.random()
+        if mask.any():
+            pass
+        elif chance < options.defective_share:
+            mask[:] = corrupt(target, rng)[0]
+        elif chance < options.defective_share + options.absent_share:
+            mask[:] = target
+            target[:] = False
+    return targets, previous
+
+
+def _first_clicks(
+    targets: Bool[Tensor, "batch height width"],
+    previous: Bool[Tensor, "batch height width"],
+    generator: torch.Generator,
+    options: ClickTraining,
+) -> BatchedClicks:
+    """On the error of the previous mask; on and off the target where there is no such error."""
+    corrections = error_clicks(targets, previous, generator)
+    wrong = previous.flatten(1).any(dim=1) & (corrections.signs[:, 0] != 0)
+    limits = {"decay": options.decay, "most": options.max_clicks}
+    others = first_clicks(targets, generator, **limits)
+    return corrections.where(wrong) + others.where(~wrong)
+
+
+def _after_round(
+    clicks: BatchedClicks,
+    targets: Bool[Tensor, "batch height width"],
+    previous: Float32[Tensor, "batch 1 height width"],
+    generator: torch.Generator,
+    options: ClickTraining,
+) -> tuple[BatchedClicks, Float32[Tensor, "batch 1 height width"]]:
+    """Click the largest errors; what the network sees as previous masks in the next round."""
+    chance, level = torch.rand(2, len(targets), generator=generator, device=targets.device)
+    again = chance < options.again_share
+    forgotten = ~again & (chance < options.again_share + options.forgotten_share)
+    # too large or too small along edges of the image, as propagated masks are
+    level = torch.where(forgotten, 0.05 + 0.9 * level, 0.49)[:, None, None]
+    masks = previous[:, 0] > level
+    corrections = error_clicks(targets, masks, generator).where(~again)
+    forgotten &= corrections.signs[:, 0] != 0
+    seen = torch.where(forgotten[:, None, None, None], masks[:, None].to(previous), previous)
+    return clicks.where(~forgotten) + corrections, seen
+
+
+def propagation_step(
+    network: PropagationNet,
+    batch: SequenceBatch,
+    rng: np.random.Generator,
+    options: PropagationTraining | None = None,
+) -> Float[Tensor, ""]:
+    """Mean loss over the slices after the first, whose true mask is the prompt (XMem).
+
+    Often the user has shown one more slice, as in later rounds: its true mask is in memory from
+    the start, and the pass takes it over when it comes there (ours; paper, section II-D).
+    """
+    options = options or PropagationTraining()
+    size, length = batch.images.shape[:2]
+    frames = normalise(batch.images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1))
+    parts = network.prepare(network.encode_key(frames))
+    parts = [x.unflatten(0, (size, length)) for x in parts]
+    key, shrinkage, selection = (x.float() for x in parts[:3])
+    frames = frames.unflatten(0, (size, length))
+    targets = batch.targets.to(frames)[:, :, None]
+    no_sensory = frames.new_zeros(size, network.config.hidden_dim, *key.shape[-2:])
+    others = torch.zeros_like(targets[:, 0])
+
+    def encode(index: int, sensory: Tensor, mask: Tensor, update: bool) -> tuple[Tensor, Tensor]:
+        seen = frames[:, index], _slice(parts, index)
+        return network.encode_value(*seen, sensory, mask, others, update_sensory=update)
+
+    first, sensory = encode(0, no_sensory, targets[:, 0], True)
+    values, losses = {0: first}, []
+    shown = _shown(length, rng, options)
+    for index in shown:  # out of turn: nothing has led up to them
+        values[index], _ = encode(index, no_sensory, targets[:, index], False)
+    for index in range(1, length):
+        if index in shown:
+            _, sensory = encode(index, sensory, targets[:, index], True)
+            continue
+        chosen = _references(index, shown, rng, options)
+        # differences of near squares, which bfloat16 would lose (as in XMem)
+        with torch.autocast(key.device.type, enabled=False):
+            weights = affinity(
+                similarity(
+                    key[:, chosen].movedim(1, 2).flatten(2),
+                    shrinkage[:, chosen].movedim(1, 2).flatten(2),
+                    key[:, index].flatten(2),
+                    selection[:, index].flatten(2),
+                )
+            )
+        memory = torch.stack([values[i] for i in chosen], dim=2).flatten(2)
+        readout = (memory @ weights).unflatten(2, key.shape[-2:])
+        last = index == length - 1
+        deep = not last and rng.random() < options.deep_update_share
+        update = not deep and not last
+        seen = _slice(parts, index)
+        logits, sensory = network.decode(seen, readout, sensory, update_sensory=update)
+        aggregated = aggregate(logits.float().sigmoid())
+        losses.append(_mask_loss(aggregated, targets[:, index]))
+        if not last:
+            mask = aggregated.softmax(dim=1)[:, 1:]
+            values[index], sensory = encode(index, sensory, mask, deep)
+    return torch.stack(losses).mean()
+
+
+def _slice(parts: list[Tensor], index: int) -> SliceParts:
+    """Of every sequence the parts of one slice."""
+    return SliceParts(*(part[:, index] for part in parts))
+
+
+def _shown(length: int, rng: np.random.Generator, options: PropagationTraining) -> list[int]:
+    """At most one slice, beyond the first two, whose true mask is known from the start."""
+    if length < 3 or rng.random() >= options.shown_share:
+        return []
+    return [int(rng.integers(2, length))]
+
+
+def _references(
+    index: int, shown: list[int], rng: np.random.Generator, options: PropagationTraining
+) -> list[int]:
+    """Memory slices that slice `index` reads: those that were shown and some of those before."""
+    before = [other for other in range(1, index) if other not in shown]
+    few = options.reference_slices - 1
+    if len(before) > few:
+        before = rng.choice(before, few, replace=False).tolist()
+    return sorted([0, *shown, *before])
+
+
+def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    cross_entropy = bootstrapped_cross_entropy(logits, target[:, 0].long())
+    return (cross_entropy + dice_loss(logits.softmax(dim=1)[:, 1:], target)).mean()
+
+
+def quality_step(
+    network: QualityNet, batch: MaskPairs, rng: np.random.Generator
+) -> Float[Tensor, ""]:
+    """Binary cross entropy of "the previous mask is better" (Eq. 2)."""
+    logits = network.logits(*batch[:4]).float()
+    return functional.binary_cross_entropy_with_logits(logits, batch.previous_better)
+
+
+def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -> None:
+    """Fit what picture and evidence weigh against each other, in place, by logistic regression.
+
+    So few numbers are better found at once than by steps; the picture part keeps its features, and
+    its logits are scaled: to nothing if they speak rather for the worse mask. How often the newer
+    mask is the better one is fitted besides and not kept: of clear pairs it says too much.
+
+    Args:
+        pairs: of rounds, as they were played.
+        ridge: penalty of the squared weights of columns scaled to unit deviation.
+
+    Raises:
+        ValueError: the network weighs no evidence, or there are no pairs.
+    """
+    if not network.config.evidence or not len(pairs.images):
+        raise ValueError(
+            "evidence can be weighed by a network with the option `evidence` and on at least one "
+            f"pair of rounds, got {network.config} and {len(pairs.images)} pairs"
+        )
+    where = next(network.parameters())
+    with torch.no_grad():
+        batches = zip(*(part.split(256) for part in pairs[:3]), strict=True)
+        logits = [network.logits(*(each.to(where) for each in batch)) for batch in batches]
+    columns = torch.cat([torch.cat(logits).cpu()[:, None], pairs.evidence], dim=1).double()
+    scale = columns.std(dim=0, correction=0)
+    scale[scale < 1e-6] = torch.inf  # what is the same everywhere tells nothing, and weighs nothing
+    truth, signs = pairs.previous_better.double().numpy(), 2 * pairs.previous_better.numpy() - 1
+    design = np.column_stack([(columns / scale).numpy(), np.ones(len(truth))])
+
+    def surprise(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        found, penalised = design @ weights, np.append(weights[:-1], 0)
+        slope = design.T @ (expit(found) - truth) / len(truth) + 2 * ridge * penalised
+        return np.logaddexp(0, -signs * found).mean() + ridge * (penalised**2).sum(), slope
+
+    limits = [(0, None)] + [(None, None)] * (design.shape[1] - 1)
+    *weights, _ = minimize(surprise, [0] * len(limits), jac=True, bounds=limits, tol=1e-10).x
+    picture, *others = torch.tensor(weights) / scale
+    with torch.no_grad():
+        network.classify.weight *= picture
+        network.classify.bias -= columns[:, 0].mean()
+        network.classify.bias *= picture
+        network.weigh.weight[:] = torch.stack(others)

@@ -1,5 +1,0 @@
-"""A 3D image as slices, and masks on the exact grid of its file."""
-
-from limnet.volume.volume import CT_WINDOWS, FileGrid, Volume
-
-__all__ = ["CT_WINDOWS", "FileGrid", "Volume"]

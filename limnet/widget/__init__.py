@@ -1,5 +1,0 @@
-"""The annotator in JupyterLab: `ClickWidget`, and what it is made of."""
-
-from limnet.widget.widget import ClickWidget
-
-__all__ = ["ClickWidget"]
