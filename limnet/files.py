@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A hidden name beside a path to write to, with the same ending.
 
     What was written there takes the path's place once it is on the disk; if writing it fails,
@@ -27,7 +27,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that is there in full or not at all."""
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

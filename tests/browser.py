@@ -145,7 +145,7 @@ class Annotator:
         self.page.wait_for_selector(".limnet canvas", timeout=30_000)
         self.idle()
         until(lambda: self.pixels().any(), "the slice")
-        self.settle()
+        self.commit()
 
     def idle(self) -> None:
         """Wait until the kernel has nothing to do."""
@@ -182,7 +182,7 @@ class Annotator:
         png = self.page.locator(".limnet canvas").nth(canvas).evaluate(read)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
 
-    def settle(self, seconds: float = 0.3) -> np.ndarray:
+    def commit(self, seconds: float = 0.3) -> np.ndarray:
         """The main canvas's pixels once they have stayed the same for a while."""
         before, since = self.pixels(), time.monotonic()
         while time.monotonic() - since < seconds:
@@ -195,7 +195,7 @@ class Annotator:
     def repainted(self, before: np.ndarray, what: str) -> np.ndarray:
         """Wait until the main canvas looks otherwise."""
         until(lambda: not np.array_equal(self.pixels(), before), what, 20)
-        return self.settle()
+        return self.commit()
 
     def message(self) -> str:
         return self.page.locator(".limnet > .widget-html").first.inner_text().strip()

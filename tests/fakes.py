@@ -13,7 +13,7 @@ from limnet.networks.propagation_net import (
     KeyFeatures,
     PropagationNet,
     PropagationNetConfig,
-    SliceParts,
+    SliceEncoding,
 )
 from limnet.networks.quality_net import QualityNet
 from limnet.volumes import Volume
@@ -73,7 +73,7 @@ class Brighter(PropagationNet):
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
 
     def prepare(self, features):
-        return SliceParts(*features[:4], *features[3:])
+        return SliceEncoding(*features[:4], *features[3:])
 
     def encode_value(self, images, parts, sensory, mask, others, *, update_sensory):
         return parts.value16, sensory

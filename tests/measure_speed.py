@@ -35,7 +35,7 @@ PAPER = replace(SIX_ROUNDS, networks="paper", precision="bfloat16", cache_gb=3)
 ROUNDS = {
     "lite": SIX_ROUNDS,
     "lite, bfloat16": replace(SIX_ROUNDS, precision="bfloat16"),
-    "lite, looks in turn": replace(SIX_ROUNDS, side_by_side=False),
+    "lite, looks in turn": replace(SIX_ROUNDS, parallel_map=False),
     "paper size": PAPER,
     "paper size, close-up": replace(PAPER, close_up="yes"),
 }

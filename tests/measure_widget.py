@@ -131,7 +131,7 @@ def click_seconds(annotator: Annotator, volume: Volume, truth: np.ndarray) -> li
         x, y = view.to_canvas(row, column)
         annotator.page.evaluate(f"window.watched.place = [{x}, {y}]")
         annotator.page.mouse.move(*annotator.place(view, row, column))
-        annotator.settle(0.2)
+        annotator.commit(0.2)
         annotator.page.mouse.down()
         annotator.page.mouse.up()
         find = "window.watched.yellow && window.watched.yellow - window.watched.pressed"
@@ -141,7 +141,7 @@ def click_seconds(annotator: Annotator, volume: Volume, truth: np.ndarray) -> li
         except PageError:  # the mask is elsewhere: nothing to time
             pass
         annotator.page.keyboard.press("z")
-        annotator.settle(0.2)
+        annotator.commit(0.2)
     return seconds
 
 
@@ -214,7 +214,7 @@ def measure_round(folder: Path, case) -> dict[str, object]:
         def one_round() -> float:
             annotator.execute(f"widget.controller.go_to({largest})")
             annotator.page.mouse.click(*annotator.place(view, *middle(truth[largest])))
-            annotator.settle()
+            annotator.commit()
             began = time.monotonic()
             annotator.page.keyboard.press("p")
             return began
@@ -226,7 +226,7 @@ def measure_round(folder: Path, case) -> dict[str, object]:
         annotator.execute("import numpy;" + code.format(str(folder / "masks.npy")))
         for _ in range(2):
             annotator.page.keyboard.press("z")
-            annotator.settle()
+            annotator.commit()
         began = one_round()
         annotator.page.wait_for_timeout(500)
         annotator.page.evaluate("window.direction = -100")  # from the liver's middle there are many

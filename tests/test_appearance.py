@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from limnet.method.appearance import BINS, Appearance, surroundings
+from limnet.method.appearance import BINS, IntensityModel, surroundings
 
 INSIDE, AROUND = 0.8, 0.2
 
@@ -18,7 +18,7 @@ def picture(mask):
 
 
 def vote(appearance, intensity):
-    return appearance.votes[min(int(intensity * BINS), BINS - 1)]
+    return appearance.log_odds[min(int(intensity * BINS), BINS - 1)]
 
 
 def votes_of(inside, around):
@@ -29,12 +29,12 @@ def votes_of(inside, around):
 
 
 def test_intensities_of_the_object_vote_for_it_and_those_around_it_against():
-    known = Appearance.of([(picture(square()), square())])
+    known = IntensityModel.of([(picture(square()), square())])
     assert vote(known, INSIDE) > 1 and vote(known, AROUND) < -1
 
 
 def test_what_nobody_saw_has_hardly_a_vote():
-    known = Appearance.of([(picture(square()), square())])
+    known = IntensityModel.of([(picture(square()), square())])
     assert abs(vote(known, 0.5)) < 0.5
 
 
@@ -49,21 +49,23 @@ def test_votes_are_the_logarithm_of_two_histograms():
             place = int(grey[row, column] * BINS)
             counts[0][place] += mask[row, column]
             counts[1][place] += 0 < off[row, column] <= 6  # three quarters of sqrt(64) pixels
-    np.testing.assert_allclose(Appearance.of([(grey, mask)]).votes, votes_of(*counts), rtol=1e-5)
+    np.testing.assert_allclose(
+        IntensityModel.of([(grey, mask)]).log_odds, votes_of(*counts), rtol=1e-5
+    )
 
 
 def test_each_pixel_votes_as_its_intensity_does():
-    known = Appearance.of([(picture(square()), square())])
-    votes = known.on(np.array([[INSIDE, AROUND, 0.5]]))
-    assert votes.tolist() == [[vote(known, INSIDE), vote(known, AROUND), vote(known, 0.5)]]
+    known = IntensityModel.of([(picture(square()), square())])
+    log_odds = known.on(np.array([[INSIDE, AROUND, 0.5]]))
+    assert log_odds.tolist() == [[vote(known, INSIDE), vote(known, AROUND), vote(known, 0.5)]]
 
 
 def test_far_away_pixels_do_not_count():
     grey = picture(square())
     far = grey.copy()
     far[:2] = INSIDE
-    known, other = (Appearance.of([(each, square())]) for each in (grey, far))
-    np.testing.assert_array_equal(known.votes, other.votes)
+    known, other = (IntensityModel.of([(each, square())]) for each in (grey, far))
+    np.testing.assert_array_equal(known.log_odds, other.log_odds)
 
 
 def test_large_objects_are_looked_at_coarsely_with_nearly_the_same_votes():
@@ -72,19 +74,19 @@ def test_large_objects_are_looked_at_coarsely_with_nearly_the_same_votes():
     places, off = (grey * BINS).astype(int), ndimage.distance_transform_edt(~mask)
     near = (off > 0) & (off <= 75)
     slow = votes_of(*(np.bincount(places[each], minlength=BINS) for each in (mask, near)))
-    assert np.abs(Appearance.of([(grey, mask)]).votes - slow).mean() < 0.15  # of -0.6 to 1.5
+    assert np.abs(IntensityModel.of([(grey, mask)]).log_odds - slow).mean() < 0.15  # of -0.6 to 1.5
 
 
 def test_slices_count_by_their_pixels_however_coarsely_they_are_looked_at():
     small, large = square(), square(80, 180, 260)
     bright, dark = picture(small), 1 - picture(large)  # inside and around have changed places
-    known = Appearance.of([(bright, small), (dark, large)])
+    known = IntensityModel.of([(bright, small), (dark, large)])
     assert vote(known, AROUND) > 1 > -1 > vote(known, INSIDE)
 
 
 def test_the_mask_that_adds_pixels_of_the_object_is_preferred():
     grey = picture(square(4, 20))
-    known = Appearance.of([(grey, square(4, 20))])
+    known = IntensityModel.of([(grey, square(4, 20))])
     whole, part, too_much = square(4, 20), square(4, 14), square(1, 23)
     assert known.prefers(grey, whole, part) > 1
     assert known.prefers(grey, whole, too_much) > 1
@@ -93,14 +95,14 @@ def test_the_mask_that_adds_pixels_of_the_object_is_preferred():
 
 def test_equal_masks_and_unknown_objects_are_not_preferred():
     grey = picture(square())
-    assert Appearance.of([(grey, square())]).prefers(grey, square(), square()) == 0
-    nobody = Appearance.of([(grey, np.zeros_like(square()))])
+    assert IntensityModel.of([(grey, square())]).prefers(grey, square(), square()) == 0
+    nobody = IntensityModel.of([(grey, np.zeros_like(square()))])
     assert nobody.prefers(grey, square(), square(2, 4)) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_brightest_pixels_have_a_bin():
     grey = np.ones((24, 24), dtype=np.float32)
-    assert np.isfinite(Appearance.of([(grey, square())]).prefers(grey, square(), square(2, 4)))
+    assert np.isfinite(IntensityModel.of([(grey, square())]).prefers(grey, square(), square(2, 4)))
 
 
 def test_surroundings_end_at_the_border_of_the_slice():

@@ -6,10 +6,10 @@ from scipy import ndimage
 from limnet.method.prompts import Click, click_maps
 from limnet.training.clicks import (
     BatchedClicks,
+    corrective_clicks,
     depths,
-    depths_by_minima,
-    error_clicks,
     first_clicks,
+    separable_edt,
 )
 
 
@@ -35,9 +35,7 @@ def test_depths_are_distances_to_the_nearest_pixel_off_the_region_on_any_device(
         padded = ndimage.distance_transform_edt(np.pad(region, margin))
         slow = padded[margin : margin + 24, margin : margin + 31]
         np.testing.assert_allclose(depth, slow, atol=1e-5)
-    torch.testing.assert_close(
-        depths_by_minima(blobs(), bordered), depths(blobs(), bordered=bordered)
-    )
+    torch.testing.assert_close(separable_edt(blobs(), bordered), depths(blobs(), bordered=bordered))
 
 
 def test_maps_are_those_of_the_clicks_one_by_one():
@@ -58,20 +56,20 @@ def test_maps_are_those_of_the_clicks_one_by_one():
 def test_a_correcting_click_lies_deep_in_the_larger_error():
     target, mask = box(4, 20, 4, 15), box(4, 20, 10, 19)  # 6 columns are missing, 4 too many
     both = torch.stack([target, mask] * 20), torch.stack([mask, target] * 20)
-    rows, columns, signs = error_clicks(*both, generator())
+    rows, columns, signs = corrective_clicks(*both, generator())
     assert signs[:, 0].tolist() == [1, -1] * 20
     assert ((rows >= 5) & (rows < 19) & (columns >= 5) & (columns < 9)).all()
     assert len(columns.unique()) > 1
 
 
 def test_equal_errors_are_clicked_negatively():
-    clicks = error_clicks(box(4, 10, 4, 10)[None], box(14, 20, 14, 20)[None], generator())
+    clicks = corrective_clicks(box(4, 10, 4, 10)[None], box(14, 20, 14, 20)[None], generator())
     assert clicks.signs.tolist() == [[-1]]
 
 
 def test_there_is_no_correcting_click_where_nothing_is_wrong():
     right = box(4, 20, 4, 15)[None]
-    assert error_clicks(right, right, generator()).signs.tolist() == [[0]]
+    assert corrective_clicks(right, right, generator()).signs.tolist() == [[0]]
 
 
 def test_first_clicks_are_positive_on_the_target_and_negative_off_it():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from limnet.benchmark import ladder
-from limnet.benchmark.ladder import LADDER, LOOKS, Step, climb
+from limnet.benchmark.ladder import LADDER, LOOKS, Step, run_ablation
 from limnet.benchmark.setting import Setting
 
 STEPS = (Step("plain", {"fold": False}), Step("folded", {"fold": True}, 2.0, 3.0, "why"))
@@ -25,12 +25,12 @@ def seconds(monkeypatch):
 
 
 def test_steps_take_turns_after_a_warm_up_of_each(seconds):
-    climb(Setting(slices=5, size=32, repeats=2), STEPS)
+    run_ablation(Setting(slices=5, size=32, repeats=2), STEPS)
     assert seconds == [(False, 3), (True, 3), (False, 5), (True, 5), (False, 5), (True, 5)]
 
 
 def test_gains_are_over_the_step_before_and_over_the_first(seconds):
-    rows = climb(Setting(slices=5, size=32, repeats=1), (*STEPS, Step("again", {})))
+    rows = run_ablation(Setting(slices=5, size=32, repeats=1), (*STEPS, Step("again", {})))
     assert [row["step"] for row in rows] == ["plain", "folded", "again"]
     assert [row["gain_first"] for row in rows] == [1, 2, 1]
     assert [row["gain_later"] for row in rows] == [1, 4, 1]
@@ -52,16 +52,16 @@ def test_looks_are_taken_in_turn_then_side_by_side_then_with_less_work(seconds, 
     taken = []
 
     def propagation_seconds(setting, *_):
-        taken.append((setting.options.side_by_side, setting.coarse_first))
+        taken.append((setting.options.parallel_map, setting.coarse_first))
         return 2.0, 1.0
 
     monkeypatch.setattr(ladder, "propagation_seconds", propagation_seconds)
-    climb(Setting(slices=5, size=32, repeats=1), LOOKS)
+    run_ablation(Setting(slices=5, size=32, repeats=1), LOOKS)
     assert taken == 2 * [(False, False), (True, False), (True, True)]
 
 
 def test_kept_features_make_later_rounds_faster():
     setting = Setting(slices=8, size=192, rounds=3, repeats=3)
-    _, kept = climb(setting, LADDER[:2])
+    _, kept = run_ablation(setting, LADDER[:2])
     # alone on two cores about 2; anything near 1 means that nothing was kept
     assert kept["total_later"] > 1.2

@@ -21,11 +21,11 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(command, "measure_alone", measure_alone)
 
-    def climb(setting, steps, quiet):
+    def run_ablation(setting, steps, quiet):
         done.append(f"ladder of {setting.networks}")
         return [{"step": steps[0].name if steps else "plain"}]
 
-    monkeypatch.setattr(command, "climb", climb)
+    monkeypatch.setattr(command, "climb", run_ablation)
     monkeypatch.setattr(command, "provenance", lambda _: {"commit": "abc", "device": "a machine"})
     return done
 

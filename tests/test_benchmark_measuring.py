@@ -65,11 +65,11 @@ def test_every_slice_is_fused(slices, monkeypatch):
 
 
 def test_looks_at_propagated_masks_are_timed_unless_switched_off(slices, monkeypatch):
-    looked, networks = [], replace(fakes(), looks=2)
+    looked, networks = [], replace(fakes(), refinements=2)
     monkeypatch.setattr(
-        measuring, "look_again", lambda *given: looked.append(given[-1]) or given[2]
+        measuring, "refine_propagated", lambda *given: looked.append(given[-1]) or given[2]
     )
-    measure(replace(SMALL, looks=False), networks, *slices)
+    measure(replace(SMALL, refinements=False), networks, *slices)
     assert not looked
     measure(SMALL, networks, *slices)
     assert looked and set(looked) == {2}

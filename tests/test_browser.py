@@ -55,12 +55,12 @@ def test_a_day_of_clicking_survives_the_kernels_death(tmp_path, pictures, case):
         def go_to(wanted):
             mouse.move(*annotator.place(view, 20, 20))
             while (now := int(annotator.execute(LOOKED_AT))) != wanted:
-                before = annotator.settle()
+                before = annotator.commit()
                 mouse.wheel(0, 100 if wanted > now else -100)
                 annotator.repainted(before, "another slice")
 
         def click(row, column, button="left"):
-            before = annotator.settle()
+            before = annotator.commit()
             mouse.click(*annotator.place(view, row, column), button=button)
             return annotator.repainted(before, f"a {button} click's mask")
 
@@ -71,7 +71,7 @@ def test_a_day_of_clicking_survives_the_kernels_death(tmp_path, pictures, case):
 
         # a left click: the liver turns yellow
         _, row, column = next_click_on_slice(truth[largest], np.zeros_like(truth[largest]))
-        before = annotator.settle()
+        before = annotator.commit()
         after = click(row, column)
         inside = yellow(after) & ~yellow(before)
         assert overlap(inside, truth[largest], view) > 0.5
@@ -85,7 +85,7 @@ def test_a_day_of_clicking_survives_the_kernels_death(tmp_path, pictures, case):
         assert annotator.execute(CLICKS).startswith("[2")
 
         # undo and redo by keys
-        before = annotator.settle()
+        before = annotator.commit()
         keyboard.press("z")
         annotator.repainted(before, "what was before")
         assert annotator.execute(CLICKS).startswith("[1")

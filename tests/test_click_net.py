@@ -91,13 +91,13 @@ def test_clicks_and_the_previous_mask_matter(generator):
     assert not torch.equal(net(image, nothing, click[:, :1]).mask, neither)
 
 
-@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("rgb", [True, False])
 @torch.inference_mode()
-def test_a_network_of_grey_slices_does_not_see_colours(generator, colour):
-    net = ClickNet(replace(TINY, colour=colour)).eval()
+def test_a_network_of_grey_slices_does_not_see_colours(generator, rgb):
+    net = ClickNet(replace(TINY, rgb=rgb)).eval()
     image, nothing = torch.rand(1, 3, 32, 32, generator=generator), torch.zeros(1, 2, 32, 32)
     both = [net(each, nothing, nothing[:, :1]).mask for each in (image, image.flip(1))]
-    assert torch.allclose(*both, atol=1e-4) != colour
+    assert torch.allclose(*both, atol=1e-4) != rgb
 
 
 def test_training_reaches_every_parameter_that_has_influence():

@@ -6,7 +6,7 @@ from PIL import Image
 
 from limnet.data import LabelledImage
 from limnet.data.catalogue import catalogue
-from limnet.data.data_page import faults, instructions, overview, portrait, shapes
+from limnet.data.data_page import faults, instructions, overview, shapes, thumbnail
 from limnet.data.doctor import Finding
 
 ROWS = tuple(
@@ -50,7 +50,7 @@ def test_a_portrait_is_a_square_with_the_whole_image_in_it(tmp_path):
     masks = np.zeros((2, 20, 40), bool)
     masks[0, :, :20] = True
     image = LabelledImage("a", tmp_path / "a.png", "Set", "test", False, lambda: masks)
-    picture, shown = portrait(image, side=16)
+    picture, shown = thumbnail(image, side=16)
     assert picture.shape == (3, 16, 16) and shown.shape == (16, 16)
     assert picture[:, 4:12].min() == pytest.approx(1) and not picture[:, :4].any()
     assert shown[4:12, :8].all() and shown.sum() == 64

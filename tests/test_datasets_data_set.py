@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from limnet.data import DATA_SETS, Case
-from limnet.data.data_set import DataSet, held_for_tests
+from limnet.data.data_set import DataSet, hash_split
 
 
 def case(name):
@@ -32,24 +32,24 @@ def test_without_the_data_a_twin_is_written_and_the_report_says_so(tmp_path):
 
 def test_of_real_data_the_papers_number_of_cases_is_held_for_tests(tmp_path):
     chosen = data_set(tmp_path, tested=3).choose(tmp_path, tmp_path / "twin")
-    assert chosen.cases == held_for_tests(FIVE, 3) and not chosen.synthetic
+    assert chosen.cases == hash_split(FIVE, 3) and not chosen.synthetic
     assert chosen.ran_on == "KiTS19, 3 of its 5 cases"
     assert (
         data_set(tmp_path, tested=3).choose(tmp_path, tmp_path, cases=1).cases
-        == (held_for_tests(FIVE, 3)[:1])
+        == (hash_split(FIVE, 3)[:1])
     )
     assert data_set(tmp_path).choose(tmp_path, tmp_path).cases == FIVE
 
 
 def test_which_cases_are_held_depends_on_their_names_alone():
     names = sorted((each.name for each in FIVE), key=lambda name: sha256(name.encode()).hexdigest())
-    assert [each.name for each in held_for_tests(FIVE, 2)] == names[:2]
-    assert held_for_tests(FIVE[::-1], 2) == held_for_tests(FIVE, 2)
+    assert [each.name for each in hash_split(FIVE, 2)] == names[:2]
+    assert hash_split(FIVE[::-1], 2) == hash_split(FIVE, 2)
 
 
 def test_a_split_names_every_case_once_and_says_whose_choice_it_is():
     split = data_set(tested=2).split(FIVE)
-    assert split.test == tuple(each.name for each in held_for_tests(FIVE, 2))
+    assert split.test == tuple(each.name for each in hash_split(FIVE, 2))
     assert sorted(split.training + split.test) == [each.name for each in FIVE]
     assert split.rule.startswith("ours: the first 2 by the SHA-256")
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from limnet.data import Case, DataSet, ImageSet, LabelledImage
-from limnet.data.doctor import LOOKED_AT, changes, examine, own_collections
+from limnet.data.doctor import LOOKED_AT, changes, inspect, own_collections
 
 
 def write(path, value=1, shape=(4, 5, 3)):
@@ -65,14 +65,14 @@ def two(tmp_path):
 
 
 def test_a_set_that_is_not_there_is_absent(tmp_path):
-    found = examine("set", volumes(tmp_path), tmp_path)
+    found = inspect("set", volumes(tmp_path), tmp_path)
     assert (found.state, found.folder, found.rows) == ("absent", None, ())
-    assert examine("set", volumes(tmp_path), None).state == "absent"
+    assert inspect("set", volumes(tmp_path), None).state == "absent"
     assert found.against({"cases": 30, "organs": 13}) == "0 / 30 cases"
 
 
 def test_headers_give_shape_and_spacing_and_no_pixel_is_read(two):
-    found = examine("set", volumes(two), two)
+    found = inspect("set", volumes(two), two)
     assert found.state == "there" and found.counts == {"cases": 2} and not found.hashes
     assert found.rows[0] == {
         "name": "a",
@@ -88,7 +88,7 @@ def test_headers_give_shape_and_spacing_and_no_pixel_is_read(two):
 
 def test_a_broken_case_is_named_with_its_reason_and_the_others_are_looked_at(two):
     (two / "set/a_image.nii.gz").write_bytes(b"no image")
-    found = examine("set", volumes(two), two)
+    found = inspect("set", volumes(two), two)
     assert found.state == "1 broken"
     [row] = found.broken
     assert row["name"] == "a" and "a_image.nii.gz" in row["problem"]
@@ -97,7 +97,7 @@ def test_a_broken_case_is_named_with_its_reason_and_the_others_are_looked_at(two
 
 def test_a_label_of_another_shape_is_a_problem(two):
     write(two / "set/a_label.nii.gz", shape=(4, 5, 4))
-    assert examine("set", volumes(two), two).broken[0]["problem"] == (
+    assert inspect("set", volumes(two), two).broken[0]["problem"] == (
         "the image has the shape (4, 5, 3), its label (4, 5, 4)"
     )
 
@@ -108,8 +108,8 @@ def test_a_label_of_another_shape_is_a_problem(two):
 )
 def test_a_thorough_look_finds_what_headers_do_not_say(two, value, problem):
     write(two / "set/a_label.nii.gz", value)
-    assert not examine("set", volumes(two), two).broken
-    found = examine("set", volumes(two), two, thorough=True)
+    assert not inspect("set", volumes(two), two).broken
+    found = inspect("set", volumes(two), two, thorough=True)
     assert [(row["name"], row["problem"]) for row in found.broken] == [("a", problem)]
     assert found.rows[1]["labels"] == "1 of 2, not tumour"
 
@@ -117,15 +117,15 @@ def test_a_thorough_look_finds_what_headers_do_not_say(two, value, problem):
 def test_a_thorough_look_reads_to_the_end_of_a_file(two):
     whole = (two / "set/a_image.nii.gz").read_bytes()
     (two / "set/a_image.nii.gz").write_bytes(whole[:-9])
-    assert examine("set", volumes(two), two, thorough=True).broken[0]["name"] == "a"
+    assert inspect("set", volumes(two), two, thorough=True).broken[0]["name"] == "a"
 
 
 def test_hashes_are_those_of_every_file_and_a_changed_file_is_seen(two):
-    before = examine("set", volumes(two), two, thorough=True).hashes
+    before = inspect("set", volumes(two), two, thorough=True).hashes
     assert set(before) == {f"{name}_{what}.nii.gz" for name in "ab" for what in ("image", "label")}
     write(two / "set/a_label.nii.gz", 2)
     (two / "set/b_label.nii.gz").rename(two / "set/c.nii.gz")
-    assert changes(before, examine("set", volumes(two), two, thorough=True).hashes) == [
+    assert changes(before, inspect("set", volumes(two), two, thorough=True).hashes) == [
         {"file": "a_label.nii.gz", "what": "changed"},
         {"file": "b_label.nii.gz", "what": "gone"},
         {"file": "c.nii.gz", "what": "new"},
@@ -135,24 +135,24 @@ def test_hashes_are_those_of_every_file_and_a_changed_file_is_seen(two):
 
 def test_a_set_that_its_adapter_refuses_is_refused_with_the_reason(tmp_path):
     (tmp_path / "set").mkdir()
-    found = examine("set", volumes(tmp_path), tmp_path)
+    found = inspect("set", volumes(tmp_path), tmp_path)
     assert (found.state, found.problem) == ("refused", "it must hold images")
 
 
 def test_of_many_images_some_are_looked_at_and_all_if_thorough(tmp_path):
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     many = pictures(2 * LOOKED_AT)
-    found = examine("set", many, tmp_path)
+    found = inspect("set", many, tmp_path)
     assert found.counts == {"test": 2 * LOOKED_AT} and len(found.rows) == LOOKED_AT
     assert found.rows[0]["shape"] == "4 x 6" and found.rows[-1]["name"] == str(2 * LOOKED_AT - 1)
-    few = examine("set", pictures(3), tmp_path, thorough=True)
+    few = inspect("set", pictures(3), tmp_path, thorough=True)
     assert [row["problem"] for row in few.rows] == ["", "1 of 1 masks show nothing", ""]
 
 
 def test_a_set_in_the_data_folder_itself_is_its_own_files_only(tmp_path):
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     (tmp_path / "other").write_text("of another set")
-    assert set(examine("set", pictures(2), tmp_path, thorough=True).hashes) == {"a.png"}
+    assert set(inspect("set", pictures(2), tmp_path, thorough=True).hashes) == {"a.png"}
 
 
 def test_a_collection_is_a_row_also_where_it_cannot_be_read(tmp_path):

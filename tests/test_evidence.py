@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from limnet.method.evidence import Evidence
+from limnet.method.evidence import FusionFeatures
 from limnet.networks.quality_net import EVIDENCE
 from limnet.volumes.masks import PackedMasks
 
@@ -25,7 +25,7 @@ def evidence(
     asked=(0,),
     images=bright(5),  # noqa: B008 - makes no state
 ):
-    both = Evidence.of(previous, current, given or {}, images)
+    both = FusionFeatures.of(previous, current, given or {}, images)
     rows = both.on(list(asked), images(list(asked)))
     return {name: rows[:, EVIDENCE.index(name)] for name in EVIDENCE}
 
@@ -94,5 +94,5 @@ def test_rounds_that_change_places_change_the_sign():
 
 
 def test_nothing_asked_is_nothing_told():
-    both = Evidence.of(columns(1), columns(2), {}, bright(5))
+    both = FusionFeatures.of(columns(1), columns(2), {}, bright(5))
     assert both.on([], bright(5)([])).shape == (0, len(EVIDENCE))

@@ -6,7 +6,7 @@ import pytest
 from fakes import Brighter
 
 from limnet.method.features import SliceFeatures
-from limnet.method.filling import Filling, outward
+from limnet.method.filling import FeaturePrefetcher, outward
 from limnet.volumes import Volume
 
 
@@ -18,7 +18,7 @@ def features():
 
 @pytest.fixture
 def filling():
-    filling = Filling()
+    filling = FeaturePrefetcher()
     yield filling
     filling.stop()
 

@@ -370,7 +370,7 @@ def test_the_network_is_left_with_the_average_of_its_weights(tmp_path):
 
 def test_batch_norm_keeps_its_statistics_in_the_last_part(tmp_path):
     network, modes = toy(), []
-    options = FitOptions(iterations=10, frozen_share=0.3)
+    options = FitOptions(iterations=10, freeze_bn_fraction=0.3)
     fit(
         network, toy_step, toy_batch, tmp_path, options,
         lambda done, loss: modes.append(network.training),

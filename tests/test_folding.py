@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from limnet.networks.checkpoints import lite
-from limnet.networks.inference import folded
+from limnet.networks.inference import fuse_batchnorm
 from limnet.networks.propagation_net import PropagationNet
 
 
@@ -50,13 +50,13 @@ def answers(networks, generator, fold):
 
 def test_a_folded_network_answers_the_same(networks, generator):
     plain = answers(networks, generator, lambda network: network)
-    for one, other in zip(plain, answers(networks, generator, folded), strict=True):
+    for one, other in zip(plain, answers(networks, generator, fuse_batchnorm), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
 
 
 def test_in_sixteen_bits_it_answers_nearly_the_same(networks, generator):
     plain = answers(networks, generator, lambda network: network)
-    half = answers(networks, generator, lambda network: folded(network, torch.bfloat16))
+    half = answers(networks, generator, lambda network: fuse_batchnorm(network, torch.bfloat16))
     for one, other in zip(plain, half, strict=True):
         assert other.dtype == torch.float32
         assert float((one - other).abs().max()) < 0.1 * float(one.abs().max())
@@ -65,7 +65,7 @@ def test_in_sixteen_bits_it_answers_nearly_the_same(networks, generator):
 def test_what_was_trained_stays_as_it_is(networks):
     network = networks.propagation_net
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    copy = folded(network, torch.bfloat16)
+    copy = fuse_batchnorm(network, torch.bfloat16)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.modules())
     assert not any(parameter.requires_grad for parameter in copy.parameters())
     assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
@@ -73,7 +73,7 @@ def test_what_was_trained_stays_as_it_is(networks):
 
 def test_keys_are_made_in_float32(networks):
     network = networks.propagation_net
-    copy = folded(network, torch.bfloat16)
+    copy = fuse_batchnorm(network, torch.bfloat16)
     assert copy.dtype == torch.bfloat16
     assert torch.equal(copy.key_projection.weight, network.key_projection.weight)
     assert copy.selection_projection.bias.dtype == torch.float32
@@ -82,11 +82,11 @@ def test_keys_are_made_in_float32(networks):
 @pytest.mark.parametrize("exact", [True, False])
 def test_what_goes_into_memory_is_as_exact_as_the_network_asks(networks, generator, exact):
     network = networks.propagation_net
-    asked = PropagationNet(replace(network.config, exact_keys=exact)).eval()
+    asked = PropagationNet(replace(network.config, fp32_memory=exact)).eval()
     asked.load_state_dict(network.state_dict())
     images, mask, others = slices(generator.manual_seed(0))
     memorized = []
-    for net in (asked, folded(asked, torch.bfloat16)):
+    for net in (asked, fuse_batchnorm(asked, torch.bfloat16)):
         parts = net.prepare(net.encode_key(images))
         sensory = torch.zeros(2, net.config.hidden_dim, 4, 3)
         value, _ = net.encode_value(images, parts, sensory, mask, others, update_sensory=True)
@@ -103,4 +103,4 @@ def test_what_goes_into_memory_is_as_exact_as_the_network_asks(networks, generat
 
 def test_a_norm_that_follows_no_convolution_stays():
     network = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.ReLU())
-    assert isinstance(folded(network)[1], nn.BatchNorm2d)
+    assert isinstance(fuse_batchnorm(network)[1], nn.BatchNorm2d)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from limnet.method import fusion
-from limnet.method.evidence import Evidence
+from limnet.method.evidence import FusionFeatures
 from limnet.method.fusion import crop_to_masks, fuse_packed, fuse_rounds
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.volumes.masks import PackedMasks
@@ -204,7 +204,7 @@ def test_a_network_gets_the_evidence_of_the_slices_that_it_is_asked_about():
         return torch.zeros(len(images))
 
     given = {1: np.ones((4, 4), dtype=bool)}
-    evidence = Evidence.of(previous, current, given, Slices())
+    evidence = FusionFeatures.of(previous, current, given, Slices())
     fuse_packed(quality_net, Slices(), previous, current, given=given, evidence=evidence)
     np.testing.assert_array_equal(told[0], evidence.on([0, 2], Slices()([0, 2])))
     assert (told[0][:, :2] > 0).all()  # larger, liker to the one shown

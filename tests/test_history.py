@@ -1,8 +1,8 @@
-from limnet.method.history import History
+from limnet.method.history import UndoStack
 
 
 def test_a_history_goes_back_and_forth():
-    history = History(0)
+    history = UndoStack(0)
     for state in (1, 2, 3):
         history.push(state)
     history.undo()
@@ -13,14 +13,14 @@ def test_a_history_goes_back_and_forth():
 
 
 def test_at_its_ends_nothing_happens():
-    history = History(0)
+    history = UndoStack(0)
     history.undo()
     history.redo()
     assert history.now == 0 and not history.can_undo and not history.can_redo
 
 
 def test_what_is_done_anew_forgets_what_was_undone():
-    history = History(0)
+    history = UndoStack(0)
     history.push(1)
     history.undo()
     history.push(2)
@@ -31,7 +31,7 @@ def test_what_is_done_anew_forgets_what_was_undone():
 
 
 def test_what_is_amended_takes_the_place_of_the_last_state():
-    history = History(0)
+    history = UndoStack(0)
     history.push(1)
     history.amend(5)
     assert history.now == 5

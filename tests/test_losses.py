@@ -8,7 +8,7 @@ from limnet.training.losses import (
     binary_cross_entropy,
     bootstrapped_cross_entropy,
     dice_loss,
-    hardest_fraction,
+    hard_example_fraction,
     normalised_focal_loss,
 )
 
@@ -50,7 +50,7 @@ def test_a_sample_without_labelled_pixels_costs_nothing():
 
 @pytest.mark.parametrize("step", [0, 20_000, 45_000, 70_000, 70_001])
 def test_bootstrapped_cross_entropy_is_that_of_xmem(official, step):
-    fraction = hardest_fraction(step)
+    fraction = hard_example_fraction(step)
     assert fraction == pytest.approx(official[f"bootce_p_{step}"].item())
     loss = bootstrapped_cross_entropy(
         official["ce_logits"], official["ce_target"], fraction=fraction

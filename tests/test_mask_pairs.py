@@ -11,10 +11,10 @@ from limnet.training import mask_pairs
 from limnet.training.mask_pairs import (
     MaskPairs,
     defective_pairs,
-    draw_pairs,
     pairs_of_rounds,
     pairs_of_sequences,
     pairs_of_volumes,
+    sample_pairs,
 )
 from limnet.training.samples import LabelledVolume, SliceSequence
 from limnet.volumes import Volume
@@ -91,13 +91,13 @@ def test_with_fusion_the_round_before_is_what_fusion_made_of_it(monkeypatch, fus
         def forward(self, images, *others):
             return torch.ones(len(images))
 
-    compared, original = [], mask_pairs.Evidence.of
+    compared, original = [], mask_pairs.FusionFeatures.of
 
     def remember(cls, before, after, *others):
         compared.append((before, after))
         return original(before, after, *others)
 
-    monkeypatch.setattr(mask_pairs.Evidence, "of", classmethod(remember))
+    monkeypatch.setattr(mask_pairs.FusionFeatures, "of", classmethod(remember))
     torch.manual_seed(0)
     target = disk_sequence(size=32).target.numpy()
     networks = replace(lite(), quality_net=Stubborn(lite().quality_net.config).eval())
@@ -125,10 +125,10 @@ def numbers(pairs):
 
 def test_a_batch_has_equal_shares_of_the_sources_that_have_pairs():
     sources = [numbered(0, 100), numbered(0, 0), numbered(1000, 2)]
-    batch = draw_pairs(sources, np.random.default_rng(0), 8)
+    batch = sample_pairs(sources, np.random.default_rng(0), 8)
     assert sum(number >= 1000 for number in numbers(batch)) == 4
     assert len(numbers(batch)) == 8
-    assert len(numbers(draw_pairs(sources, np.random.default_rng(0), 7))) == 7
+    assert len(numbers(sample_pairs(sources, np.random.default_rng(0), 7))) == 7
 
 
 def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
@@ -138,7 +138,7 @@ def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
     pairs = MaskPairs(images, 0 * corner, corner, told, torch.zeros(1))
     seen = set()
     for seed in range(40):
-        batch = draw_pairs([pairs], np.random.default_rng(seed), 1)
+        batch = sample_pairs([pairs], np.random.default_rng(seed), 1)
         better = batch.current if batch.previous_better == 0 else batch.previous
         assert torch.equal(better[:, 0], batch.images[:, 0])
         assert torch.equal(batch.evidence, told if batch.previous_better == 0 else -told)
@@ -148,13 +148,13 @@ def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
 
 
 def test_equal_generators_draw_equal_batches():
-    first, second = (draw_pairs([numbered(0, 50)], np.random.default_rng(3), 6) for _ in range(2))
+    first, second = (sample_pairs([numbered(0, 50)], np.random.default_rng(3), 6) for _ in range(2))
     assert numbers(first) == numbers(second)
 
 
 def test_a_batch_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one source"):
-        draw_pairs([numbered(0, 0)], np.random.default_rng(0), 4)
+        sample_pairs([numbered(0, 0)], np.random.default_rng(0), 4)
 
 
 def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypatch):

@@ -10,7 +10,7 @@ from limnet.method import propagation as mask_propagation
 from limnet.method.close_up import CloseUp
 from limnet.method.features import SliceFeatures
 from limnet.method.passes import PropagationOptions
-from limnet.method.propagation import along_slices, close_up
+from limnet.method.propagation import close_up, smooth_across_slices
 from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.volumes import Volume
 
@@ -206,21 +206,21 @@ def test_a_slice_without_the_object_is_not_seen_again():
     assert sorted(seen) == [0, 1, 3]
 
 
-@pytest.mark.parametrize("side_by_side", [True, False])
-def test_slices_are_seen_again_on_other_threads_unless_switched_off(side_by_side):
+@pytest.mark.parametrize("parallel_map", [True, False])
+def test_slices_are_seen_again_on_other_threads_unless_switched_off(parallel_map):
     before, names = torch.get_num_threads(), set()
 
     def again(index, probability):
         names.add(threading.current_thread().name.partition("_")[0])
         return probability
 
-    options = PropagationOptions(side_by_side=side_by_side)
+    options = PropagationOptions(parallel_map=parallel_map)
     torch.set_num_threads(2)
     try:
         propagate_masks(*on(spots()), {2: spot()}, 2, options, again=again)
     finally:
         torch.set_num_threads(before)
-    assert ("side" in names) == side_by_side
+    assert ("side" in names) == parallel_map
 
 
 def test_whoever_cancels_has_all_threads_back_at_once():
@@ -247,7 +247,9 @@ def column(*probabilities):
 def test_a_fifth_of_each_neighbour_counts_and_at_the_ends_the_slice_itself():
     slices = column(0.5, 0.9, 0.0, 0.4, 0.8)
     order = [3, 4, 1, 0]
-    found = along_slices(((index, slices[index]) for index in order), {2: np.array([[True]])}, 2)
+    found = smooth_across_slices(
+        ((index, slices[index]) for index in order), {2: np.array([[True]])}, 2
+    )
     means = {index: round(mean.item(), 4) for index, mean in found}
     assert list(means) == order
     assert means == {
@@ -259,7 +261,7 @@ def test_a_fifth_of_each_neighbour_counts_and_at_the_ends_the_slice_itself():
 
 
 def test_without_slices_there_are_no_means():
-    assert not list(along_slices((), {2: np.array([[True]])}, 2))
+    assert not list(smooth_across_slices((), {2: np.array([[True]])}, 2))
 
 
 @pytest.mark.parametrize(("share", "shown"), [(0.0, False), (0.3, True)])

@@ -4,7 +4,12 @@ import torch
 from fakes import fakes
 
 from limnet.metrics import dice
-from limnet.training.interactions import GOOD_DICE, LEAST_WRONG, PlayedSlices, play_slices
+from limnet.training.interactions import (
+    GOOD_DICE,
+    LEAST_WRONG,
+    InteractionSamples,
+    simulate_interactions,
+)
 from limnet.training.samples import SliceSequence
 
 
@@ -17,7 +22,7 @@ def ramp_sequence(first_column):
 
 
 def play(*sequences, seed=0, rounds=1):
-    return play_slices(sequences, fakes(), np.random.default_rng(seed), rounds=rounds)
+    return simulate_interactions(sequences, fakes(), np.random.default_rng(seed), rounds=rounds)
 
 
 def test_every_slice_without_a_click_comes_with_the_mask_that_propagation_brought():
@@ -48,7 +53,7 @@ def test_the_same_seed_plays_the_same():
 def test_images_and_masks_are_mirrored_and_turned_together():
     corner = torch.zeros(1, 4, 4)
     corner[0, 0, 1] = 1
-    played = PlayedSlices(corner, corner > 0, corner > 0)
+    played = InteractionSamples(corner, corner > 0, corner > 0)
     drawn = played.draw(np.random.default_rng(0), 40)
     inverted = drawn.images.mean((1, 2)) > 0.5
     images = torch.where(inverted[:, None, None], 1 - drawn.images, drawn.images)

@@ -8,8 +8,8 @@ from limnet.method.features import SliceFeature, encode_slices
 from limnet.method.memory import Memory, MemoryConfig
 from limnet.method.passes import PropagationOptions, propagate, propagate_pass
 from limnet.networks.checkpoints import lite, load_xmem
-from limnet.networks.inference import folded
-from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceParts
+from limnet.networks.inference import fuse_batchnorm
+from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceEncoding
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_given_mask_is_passed_on_as_it_is(network, features):
 @pytest.mark.parametrize("keep", [True, False])
 def test_given_slices_stay_in_working_memory(network, features, keep):
     memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=3))
-    options = PropagationOptions(memorize_every=1, keep_given=keep)
+    options = PropagationOptions(memorize_every=1, permanent_prompt_memory=keep)
     list(propagate_pass(network, features, range(9), {0: mask(), 3: mask()}, memory, options))
     assert memory.kept_tokens == (2 if keep else 1) * 2 * 3
 
@@ -128,7 +128,7 @@ class Fades(PropagationNet):
 def test_a_pass_ends_where_the_object_has_ended(given, end_after, reached):
     one = torch.ones(1, 1, 1, 1)
     features = [
-        SliceFeature(torch.zeros(1, 3, 16, 16), SliceParts(*[one] * 6, index * one))
+        SliceFeature(torch.zeros(1, 3, 16, 16), SliceEncoding(*[one] * 6, index * one))
         for index in range(12)
     ]
     masks = {index: torch.ones(16, 16) for index in given}
@@ -139,7 +139,7 @@ def test_a_pass_ends_where_the_object_has_ended(given, end_after, reached):
 
 def test_beyond_an_empty_slice_of_the_user_nothing_is_looked_for():
     one = torch.ones(1, 1, 1, 1)
-    feature = SliceFeature(torch.zeros(1, 3, 16, 16), SliceParts(*[one] * 7))
+    feature = SliceFeature(torch.zeros(1, 3, 16, 16), SliceEncoding(*[one] * 7))
     masks = {0: torch.ones(16, 16), 2: torch.zeros(16, 16), 3: torch.zeros(16, 16)}
     options = PropagationOptions(end_after=2)
     passes = propagate(Fades({1}), [feature] * 9, 9, 0, masks, options)
@@ -175,7 +175,7 @@ class Updates(PropagationNet):
 )
 def test_sensory_memory_updates_where_it_is_asked_to(every, from_value, from_mask):
     network, one = Updates(), torch.ones(1, 1, 1, 1)
-    feature = SliceFeature(torch.zeros(1, 3, 16, 16), SliceParts(*[one] * 7))
+    feature = SliceFeature(torch.zeros(1, 3, 16, 16), SliceEncoding(*[one] * 7))
     options = PropagationOptions(memorize_every=2, update_sensory_every=every)
     given = {0: torch.ones(16, 16)}
     list(propagate_pass(network, [feature] * 4, range(4), given, Memory(), options))
@@ -185,8 +185,8 @@ def test_sensory_memory_updates_where_it_is_asked_to(every, from_value, from_mas
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_sensory_memory_has_one_type_from_the_beginning(exact, features, monkeypatch):
-    config = replace(lite().propagation_net.config, exact_keys=exact)
-    network, types = folded(PropagationNet(config), torch.bfloat16), set()
+    config = replace(lite().propagation_net.config, fp32_memory=exact)
+    network, types = fuse_batchnorm(PropagationNet(config), torch.bfloat16), set()
     for name in ("decode", "encode_value"):
         monkeypatch.setattr(network, name, seen_types(getattr(network, name), types))
     list(propagate_pass(network, features, range(5), {0: mask()}, Memory()))

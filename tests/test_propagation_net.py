@@ -7,7 +7,7 @@ from limnet.networks.propagation_net import (
     Gate,
     PropagationNet,
     PropagationNetConfig,
-    SliceParts,
+    SliceEncoding,
     aggregate,
 )
 
@@ -79,7 +79,7 @@ def test_two_objects_are_a_batch(xmem, frame, keys, official):
     sensory = 0.3 * parity.normal("xmem.h2", 1, 2, 64, 6, 8)[0]
     value, sensory = xmem.encode_value(
         frame.expand(2, -1, -1, -1),
-        SliceParts(*(part.expand(2, -1, -1, -1) for part in xmem.prepare(keys))),
+        SliceEncoding(*(part.expand(2, -1, -1, -1) for part in xmem.prepare(keys))),
         sensory,
         masks,
         masks.flip(0),
@@ -94,7 +94,7 @@ def test_two_objects_are_a_batch(xmem, frame, keys, official):
 def test_decoded_masks_are_those_of_xmem(xmem, keys, official, objects, case, suffix):
     readout = parity.normal(f"xmem.readout{suffix}", 1, objects, 512, 6, 8)[0]
     sensory = 0.5 * parity.normal(f"xmem.hidden{suffix}", 1, objects, 64, 6, 8)[0]
-    parts = SliceParts(*(part.expand(objects, -1, -1, -1) for part in xmem.prepare(keys)))
+    parts = SliceEncoding(*(part.expand(objects, -1, -1, -1) for part in xmem.prepare(keys)))
     logits, sensory = xmem.decode(parts, readout, sensory, update_sensory=True)
     together = aggregate(logits.sigmoid()[:, 0])
     close(sensory, official[f"{case}_hidden"][0])

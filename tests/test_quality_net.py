@@ -33,12 +33,12 @@ def test_the_batch_size_does_not_change_the_result(generator):
     torch.testing.assert_close(net(*batch), alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("rgb", [True, False])
 @torch.inference_mode()
-def test_a_network_of_grey_slices_does_not_see_colours(generator, colour):
-    net = QualityNet(replace(TINY, colour=colour)).eval()
+def test_a_network_of_grey_slices_does_not_see_colours(generator, rgb):
+    net = QualityNet(replace(TINY, rgb=rgb)).eval()
     images, *masks = inputs(generator)
-    assert torch.allclose(net(images, *masks), net(images.flip(1), *masks), atol=1e-6) != colour
+    assert torch.allclose(net(images, *masks), net(images.flip(1), *masks), atol=1e-6) != rgb
 
 
 @torch.inference_mode()
@@ -70,7 +70,7 @@ def test_evidence_adds_to_the_logit_of_a_network_that_weighs_it(generator):
     net.weigh.weight[:] = torch.tensor([[1.0, -2.0, 0.5, 9.0, 9.0]])
     added = net.logits(*inputs(generator.manual_seed(1)), told) - before
     torch.testing.assert_close(added, torch.tensor([1.0, -2.0, 0.5]))
-    net.divide_logits(2.0)
+    net.scale_temperature(2.0)
     after = net.logits(*inputs(generator.manual_seed(1)), told)
     torch.testing.assert_close(after, (before + added) / 2)
 
@@ -97,7 +97,7 @@ def test_a_temperature_divides_the_logits_for_good():
     network.classify.bias.fill_(0.5)
     inputs = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
     before = network.logits(*inputs)
-    network.divide_logits(2.5)
+    network.scale_temperature(2.5)
     torch.testing.assert_close(network.logits(*inputs), before / 2.5)
     with pytest.raises(ValueError, match=r"must be positive, got 0\.0"):
-        network.divide_logits(0.0)
+        network.scale_temperature(0.0)

@@ -27,9 +27,9 @@ def test_the_mask_of_a_prompt_is_where_it_is_above_one_half():
 
 def test_clicks_are_settled_once_they_were_propagated_from():
     state = State().with_prompt(1, prompt(0.9, clicks=(CLICK,)))
-    assert state.changed and state.prompts[1].movable == (CLICK,)
+    assert state.changed and state.prompts[1].pending_clicks == (CLICK,)
     closed = state.with_round(Round.given(np.zeros((3, 2, 2), dtype=bool)))
-    assert not closed.changed and closed.prompts[1].movable == ()
+    assert not closed.changed and closed.prompts[1].pending_clicks == ()
     assert closed.prompts[1].settled is state.prompts[1].probability
     assert state.changed  # the one before is as it was
 

@@ -629,7 +629,7 @@ def test_a_click_is_seen_at_several_sizes_where_the_networks_ask_for_it():
 
     for several, calls in ((False, 2), (True, 4)):
         net = Counts()
-        Session(ramp(), replace(fakes(), several_sizes=several, click_net=net)).add_click(
+        Session(ramp(), replace(fakes(), multi_scale=several, click_net=net)).add_click(
             Click(2, 16, 40)
         )
         assert net.calls == calls
@@ -638,13 +638,13 @@ def test_a_click_is_seen_at_several_sizes_where_the_networks_ask_for_it():
 def test_clicks_are_refined_where_the_networks_ask_for_it(monkeypatch):
     asked = []
 
-    def look_closer(network, image, clicks, probability, *options):
+    def refine_prompt(network, image, clicks, probability, *options):
         asked.append(options)
         return probability
 
-    monkeypatch.setattr("limnet.method.session.look_closer", look_closer)
-    for refined in (False, True):
-        session = Session(ramp(), replace(fakes(), refined=refined))
+    monkeypatch.setattr("limnet.method.session.refine_prompt", refine_prompt)
+    for postprocess in (False, True):
+        session = Session(ramp(), replace(fakes(), postprocess=postprocess))
         session.add_clicks([Click(2, 16, 40), Click(2, 20, 40)])
     zoom_size = fakes().zoom_size
     assert asked == [(zoom_size, False, False, 2), (zoom_size, False, True, 2)]
@@ -660,10 +660,10 @@ def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to(
             return ClickLogits(logits, logits)
 
     masks = {}
-    for looks in (0, 1):
-        session = Session(ramp(), replace(fakes(), looks=looks, click_net=Sure()))
+    for refinements in (0, 1):
+        session = Session(ramp(), replace(fakes(), refinements=refinements, click_net=Sure()))
         session.add_click(Click(2, 16, 40))
         session.propagate()
-        masks[looks] = session.masks
+        masks[refinements] = session.masks
     assert np.array_equal(masks[0][2], masks[1][2])  # the clicked slice is the user's
     assert masks[1][1].any() and masks[1][1].sum() < masks[0][1].sum()

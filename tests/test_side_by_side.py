@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from limnet.networks.side_by_side import AHEAD, side_by_side
+from limnet.networks.side_by_side import AHEAD, parallel_map
 
 CPU = torch.device("cpu")
 PATIENCE = 10  # seconds that a test waits for another thread before it fails
@@ -29,7 +29,7 @@ def test_results_come_in_the_order_of_the_items(threads):
         time.sleep(0.02 / (item + 1))
         return 10 * item
 
-    assert list(side_by_side(slow_at_first, range(12), CPU)) == [10 * n for n in range(12)]
+    assert list(parallel_map(slow_at_first, range(12), CPU)) == [10 * n for n in range(12)]
 
 
 def test_half_of_the_threads_work_on_an_item_each_and_the_others_stay_with_the_finder(threads):
@@ -46,7 +46,7 @@ def test_half_of_the_threads_work_on_an_item_each_and_the_others_stay_with_the_f
         assert all_three.wait(PATIENCE)
         seen.append((on_main_thread(), torch.get_num_threads()))
 
-    list(side_by_side(work, found(), CPU))
+    list(parallel_map(work, found(), CPU))
     assert sorted(seen) == [(False, 1)] * 3 + [(True, 3)]
     assert torch.get_num_threads() == 6
 
@@ -66,7 +66,7 @@ def test_each_item_has_as_many_threads_as_were_asked_for_whoever_works_on_it(
             assert both.wait(PATIENCE)
         both.set()
 
-    list(side_by_side(work, range(20), CPU, threads=each))
+    list(parallel_map(work, range(20), CPU, threads=each))
     if not workers:
         assert set(seen) == {("MainThread", count)}
     else:
@@ -88,7 +88,7 @@ def test_items_are_found_while_others_are_worked_on(threads):
         assert second_found.wait(PATIENCE), "the second item was not looked for"
         return item
 
-    assert list(side_by_side(work, found(), CPU)) == ["first", "second"]
+    assert list(parallel_map(work, found(), CPU)) == ["first", "second"]
 
 
 def test_who_finds_the_items_works_too_where_they_pile_up(threads):
@@ -108,7 +108,7 @@ def test_who_finds_the_items_works_too_where_they_pile_up(threads):
             found.append(item)
             yield item
 
-    known = list(side_by_side(work, items(), CPU))
+    known = list(parallel_map(work, items(), CPU))
     assert known[1] == AHEAD + 1  # one under way, and as many as may wait
     assert len(known) == 8
 
@@ -127,7 +127,7 @@ def test_on_a_single_thread_and_on_a_gpu_one_comes_after_another(threads, count,
         assert on_main_thread() and torch.get_num_threads() == count
         events.append(f"worked on {item}")
 
-    list(side_by_side(work, found(), torch.device(device)))
+    list(parallel_map(work, found(), torch.device(device)))
     assert events == [f"{done} {item}" for item in range(3) for done in ("found", "worked on")]
 
 
@@ -142,7 +142,7 @@ def test_an_error_comes_where_the_result_would_have_come(threads, bad):
 
     results = []
     with pytest.raises(ValueError, match="no result"):
-        for result in side_by_side(work, range(8), CPU):
+        for result in parallel_map(work, range(8), CPU):
             results.append(result)
     assert results == list(range(bad)) and torch.get_num_threads() == 2
 
@@ -155,9 +155,9 @@ def test_an_error_of_the_finder_and_a_reader_that_stops_leave_the_threads_as_the
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(side_by_side(lambda item: item, broken(), CPU))
+        list(parallel_map(lambda item: item, broken(), CPU))
     assert torch.get_num_threads() == 2
-    results = side_by_side(lambda item: item, range(100), CPU)
+    results = parallel_map(lambda item: item, range(100), CPU)
     assert next(results) == 0
     results.close()
     assert torch.get_num_threads() == 2
@@ -166,4 +166,4 @@ def test_an_error_of_the_finder_and_a_reader_that_stops_leave_the_threads_as_the
 
 def test_without_items_there_are_no_results(threads):
     threads(2)
-    assert list(side_by_side(str, [], CPU)) == []
+    assert list(parallel_map(str, [], CPU)) == []

@@ -7,13 +7,13 @@ from torch import nn
 from torch.nn import functional
 
 from limnet.method.close_up import CloseUp
-from limnet.method.features import Frame, SliceFeatures, symmetric_padding
+from limnet.method.features import Resizer, SliceFeatures, symmetric_padding
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import (
     KeyFeatures,
     PropagationNet,
     PropagationNetConfig,
-    SliceParts,
+    SliceEncoding,
 )
 from limnet.volumes import Volume
 
@@ -21,9 +21,9 @@ from limnet.volumes import Volume
 class Counts(PropagationNet):
     """Counts the slices that it encodes; its features are as large as the slice."""
 
-    def __init__(self, colour=True):
+    def __init__(self, rgb=True):
         nn.Module.__init__(self)
-        self.config = PropagationNetConfig(colour=colour)
+        self.config = PropagationNetConfig(rgb=rgb)
         self.weight = nn.Parameter(torch.zeros(1))
         self.encoded = 0
 
@@ -33,7 +33,7 @@ class Counts(PropagationNet):
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(images, 4))
 
     def prepare(self, features):
-        return SliceParts(*features[:4], *features[3:])
+        return SliceEncoding(*features[:4], *features[3:])
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_what_two_sweeps_have_not_used_leaves(volume):
     ],
 )
 def test_the_shorter_side_has_the_working_size(slice_size, size, padding):
-    frame = Frame.fit(slice_size, 192)
+    frame = Resizer.fit(slice_size, 192)
     assert (frame.size, frame.padding) == (size, padding)
 
 
@@ -153,7 +153,7 @@ def test_padding_reaches_the_next_multiple_of_16_the_smaller_half_first(side):
 
 @pytest.mark.parametrize("size", [(30, 45), (32, 48), (17, 40)])
 def test_unpadding_undoes_padding(size, generator):
-    frame = Frame.fit(size, min(size))
+    frame = Resizer.fit(size, min(size))
     slices = torch.rand(2, 3, *size, generator=generator)
     padded = frame.pad(slices)
     assert padded.shape[2] % 16 == padded.shape[3] % 16 == 0
@@ -165,8 +165,8 @@ def test_a_mask_comes_back_within_a_pixel(size):
     mask = torch.zeros(size)
     height, width = size
     mask[height // 4 : height // 2, width // 3 : 3 * width // 4] = 1
-    frame = Frame.fit(size, 32)
-    back = frame.leave(frame.unpad(frame.pad(frame.enter(mask)))) > 0.5
+    frame = Resizer.fit(size, 32)
+    back = frame.to_slice(frame.unpad(frame.pad(frame.to_network(mask)))) > 0.5
     grown = functional.max_pool2d(mask[None, None], 3, 1, 1)[0, 0] > 0
     shrunk = functional.max_pool2d(1 - mask[None, None], 3, 1, 1)[0, 0] == 0
     assert (back <= grown).all() and (shrunk <= back).all()
@@ -174,10 +174,10 @@ def test_a_mask_comes_back_within_a_pixel(size):
 
 def test_slices_enter_alone_or_in_batches(generator):
     slices = torch.rand(2, 3, 60, 90, generator=generator)
-    frame = Frame.fit((60, 90), 32)
-    entered = frame.enter(slices)
+    frame = Resizer.fit((60, 90), 32)
+    entered = frame.to_network(slices)
     assert entered.shape == (2, 3, 32, 48)
-    torch.testing.assert_close(entered[1, 2], frame.enter(slices[1, 2]))
+    torch.testing.assert_close(entered[1, 2], frame.to_network(slices[1, 2]))
 
 
 def test_a_part_of_the_slices_is_seen_at_its_own_size():
@@ -231,8 +231,8 @@ def test_a_network_of_grey_slices_sees_the_mean_of_the_colours():
     colours = np.random.default_rng(1).random((2, 32, 48, 3), dtype=np.float32)
     grey = colours.mean(axis=-1)
     frames = [
-        SliceFeatures(Volume.from_array(images, window=(0, 1)), Counts(colour), working_size=32)[0]
-        for images, colour in ((colours, False), (grey, False), (colours, True))
+        SliceFeatures(Volume.from_array(images, window=(0, 1)), Counts(rgb), working_size=32)[0]
+        for images, rgb in ((colours, False), (grey, False), (colours, True))
     ]
     assert torch.allclose(frames[0].frame, frames[1].frame, atol=1e-6)
     assert not torch.allclose(frames[2].frame, frames[1].frame, atol=1e-2)

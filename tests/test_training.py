@@ -11,7 +11,7 @@ from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.training import steps as training
 from limnet.training.clicks import BatchedClicks
-from limnet.training.interactions import PlayedSlices
+from limnet.training.interactions import InteractionSamples
 from limnet.training.loop import FitOptions, fit
 from limnet.training.losses import dice_loss, normalised_focal_loss
 from limnet.training.mask_pairs import MaskPairs
@@ -76,7 +76,7 @@ def quality_batch():
     return MaskPairs(images, *pairs, torch.zeros(8, 5), previous_better.float())
 
 
-EVERY_ROUND = {"forgotten_share": 0.0, "again_share": 0.0}  # adds a click and keeps the others
+EVERY_ROUND = {"drop_clicks_prob": 0.0, "again_share": 0.0}  # adds a click and keeps the others
 
 
 def correcting_step(network, batch, rng):
@@ -99,7 +99,7 @@ def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, 
 
     batch = batch()
     options = FitOptions(
-        iterations=40, learning_rate=1e-2, warm_up=1, frozen_share=0.0, bfloat16=bfloat16
+        iterations=40, learning_rate=1e-2, warm_up=1, freeze_bn_fraction=0.0, bfloat16=bfloat16
     )
     losses = fit(network(), same_step, lambda rng: batch, tmp_path, options).losses
     # the focal loss is rescaled to weights of mean 1 and falls slowly, that of first clicks most of
@@ -250,7 +250,7 @@ def rounds_of(network, batch, seed):
 
 def test_batches_are_joined_with_masks_that_were_played():
     images, targets = bright_boxes(2)
-    played = PlayedSlices(images[:1], targets[:1], targets[1:])
+    played = InteractionSamples(images[:1], targets[:1], targets[1:])
     batch = ClickBatch.join(ClickBatch(images, targets), played).to("cpu")
     assert torch.equal(batch.images, images[[0, 1, 0]])
     assert torch.equal(batch.targets, targets[[0, 1, 0]])
@@ -287,7 +287,7 @@ def test_another_look_adds_no_click():
 
 def test_a_mask_whose_clicks_are_forgotten_comes_with_one_click_on_its_error():
     previous = torch.from_numpy(box(4, 20, 4, 25))[None, None] * 0.97  # ten columns too many
-    shares = {"again_share": 0.0, "forgotten_share": 1.0}
+    shares = {"again_share": 0.0, "drop_clicks_prob": 1.0}
     clicks, seen = after_round(clicked((6, 6, 1), (1, 1, -1)), previous, **shares)
     assert clicks.signs.tolist() == [[0, 0, -1]] and 15 <= clicks.columns[0, 2] < 25
     assert torch.equal(seen, (previous > 0.5).float())

@@ -8,7 +8,7 @@ import pytest
 
 from limnet.volumes import Volume
 from limnet.volumes import lazy as mapped
-from limnet.volumes.lazy import MOST_PAGES, StoredImages, is_mapped, thinned
+from limnet.volumes.lazy import MOST_PAGES, LazyImages, is_mapped, subsampled_view
 
 SHAPE = (6, 5, 4)  # columns, rows, slices of the file
 ROUND = np.diag([0.7, 0.8, 3.0, 1.0])
@@ -90,7 +90,7 @@ def test_only_whole_numbers_as_they_are_used_are_a_plain_memory_map(tmp_path):
     assert isinstance(plain.images, np.memmap) and not plain.images.flags.writeable
     for name, data in (("float", numbers(np.float32)), ("swapped", numbers(">i2"))):
         volume = Volume.read(write(tmp_path / f"{name}.nii", data), in_memory=False)
-        assert isinstance(volume.images, StoredImages)
+        assert isinstance(volume.images, LazyImages)
 
 
 def test_masks_and_labels_fit_a_volume_in_its_file(tmp_path):
@@ -211,10 +211,10 @@ def test_a_sparse_file_cut_short_is_refused_at_once(tmp_path):
 
 def test_what_lies_scattered_over_a_large_file_is_shown_coarsely(tmp_path):
     images = Volume.read(sparse(tmp_path / "image.nii", (2300, 2300, 2000)), window=(0, 1)).images
-    rows = thinned(images, lambda array: array[:, 7])  # each row lies in one piece
+    rows = subsampled_view(images, lambda array: array[:, 7])  # each row lies in one piece
     assert rows.shape == (2000, 2300)
     read = []
-    thin = thinned(images, lambda array: watch(array[:, :, 7], read))
+    thin = subsampled_view(images, lambda array: watch(array[:, :, 7], read))
     assert thin.shape == (2000, 2300)
     assert MOST_PAGES / 4 < np.prod(read) <= MOST_PAGES
 
@@ -235,11 +235,11 @@ def test_coarse_pixels_are_those_of_the_image(tmp_path, monkeypatch):
     for name, dtype in (("whole", np.int16), ("fractions", np.float64)):
         path = write(tmp_path / f"{name}.nii", numbers(dtype))
         images = Volume.read(path, in_memory=False).images
-        fine = thinned(images, lambda array: array[:, :, 2])
+        fine = subsampled_view(images, lambda array: array[:, :, 2])
         assert np.array_equal(fine, np.asarray(images)[:, :, 2])
         monkeypatch.setattr(mapped, "MOST_PAGES", 1)
         monkeypatch.setattr(mapped, "PAGE", 1)
-        coarse = thinned(images, lambda array: array[:, :, 2])
+        coarse = subsampled_view(images, lambda array: array[:, :, 2])
         step = int(np.ceil(np.sqrt(4 * (1 + 5))))  # 5 > 4: one pixel stands for all
         assert coarse.shape == (4, 5) and step == 5 and (coarse == fine[0, 0]).all()
         monkeypatch.undo()

@@ -1,6 +1,6 @@
 import pytest
 
-from limnet.files import write_whole, written_whole
+from limnet.files import atomic_write, write_whole
 
 
 def names(folder):
@@ -10,7 +10,7 @@ def names(folder):
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     path = tmp_path / "mask.nii.gz"
     path.write_text("before")
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("after")
         assert path.read_text() == "before"
         assert partial.parent == tmp_path and partial.name.endswith("-mask.nii.gz")
@@ -21,14 +21,14 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
 def test_what_fails_leaves_nothing_and_changes_nothing(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("before")
-    with pytest.raises(OSError, match="disk full"), written_whole(path) as partial:
+    with pytest.raises(OSError, match="disk full"), atomic_write(path) as partial:
         partial.write_text("hal")
         raise OSError("disk full")
     assert path.read_text() == "before" and names(tmp_path) == ["a.json"]
 
 
 def test_who_writes_nothing_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
         pass
     assert names(tmp_path) == []
 

@@ -369,14 +369,14 @@ def test_the_reading_tells_voxel_millimetres_and_intensity():
 def test_a_volume_in_its_file_looks_as_in_memory(dtype, tmp_path):
     images = (np.arange(5 * 32 * 48) % 251).reshape(SHAPE).astype(dtype)
     nibabel.save(nibabel.Nifti1Image(images.T, np.diag([-1, -1, 1, 1])), tmp_path / "image.nii")
-    looks = []
+    refinements = []
     for in_memory in (True, False):
         volume = Volume.read(tmp_path / "image.nii", window=(0, 250), in_memory=in_memory)
-        looks.append(Controller(Annotation(volume, fakes())).look)
+        refinements.append(Controller(Annotation(volume, fakes())).look)
     for axis in range(3):
-        images = [look.image(axis) for look in looks]
-        assert np.array_equal(*images) and images[0].shape == looks[0].planes[axis].shape
-    assert looks[0].reading() == looks[1].reading()
+        images = [look.image(axis) for look in refinements]
+        assert np.array_equal(*images) and images[0].shape == refinements[0].planes[axis].shape
+    assert refinements[0].reading() == refinements[1].reading()
 
 
 def test_masks_across_the_slices_are_those_of_the_slices():

@@ -5,7 +5,7 @@ from ipycanvas import Canvas
 
 from limnet.annotator.widget.canvas import NO_MARKS, Overlay, SlicePainter
 from limnet.annotator.widget.marks import CROSSHAIR, NEGATIVE, POSITIVE, Marks
-from limnet.annotator.widget.off_screen import OffScreen, held
+from limnet.annotator.widget.off_screen import ImageCache, held
 from limnet.annotator.widget.view import View
 
 # images of 6 x 8 pixels on a canvas of 80 x 60: ten canvas pixels a pixel
@@ -177,7 +177,7 @@ def test_memory_given_back_is_filled_again_when_it_is_needed(browser, painter):
 
 
 def test_the_cache_forgets_the_image_not_used_for_longest(browser):
-    slices, made = OffScreen(cache_bytes=2 * 6 * 8 * 4), []
+    slices, made = ImageCache(cache_bytes=2 * 6 * 8 * 4), []
     for key in "abacabb":  # two have room
         with held():
             slices.canvas(key, lambda key=key: (made.append(key), GREY)[1])
@@ -186,7 +186,7 @@ def test_the_cache_forgets_the_image_not_used_for_longest(browser):
 
 
 def test_an_image_larger_than_the_cache_is_kept_until_the_next_one(browser):
-    slices, made = OffScreen(cache_bytes=1), []
+    slices, made = ImageCache(cache_bytes=1), []
     for key in "aabba":
         with held():
             slices.canvas(key, lambda key=key: (made.append(key), GREY)[1])

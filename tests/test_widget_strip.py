@@ -19,7 +19,7 @@ from limnet.annotator.widget.strip import (
     PREVIOUS,
     ROUNDS,
     Rectangle,
-    Strip,
+    Timeline,
     columns,
     described,
     legend,
@@ -58,7 +58,7 @@ def shown(browser, strip, row):
 
 
 def test_every_row_says_one_thing_of_each_slice(browser):
-    strip = Strip(500)
+    strip = Timeline(500)
     strip.point_at(4)
     strip.show(FIVE, ERRORS)
     nothing = BACKGROUND
@@ -109,7 +109,7 @@ def test_of_slices_that_share_a_column_the_most_notable_shows(browser):
     records = [EMPTY] * 1000
     records[503] = record(7, "clicked", clicked=True, better=0.9)
     records[508] = record(90, "propagated", 3, better=0.05)
-    strip = Strip(100)
+    strip = Timeline(100)
     strip.show(records, np.eye(1000)[509])
     assert browser.colour(strip.canvas, 50, ROWS["area"]) == GIVEN
     assert browser.colour(strip.canvas, 50, AREA_TOP) == GIVEN  # as high as the larger one
@@ -131,7 +131,7 @@ def test_columns_take_the_whole_width_and_all_slices(slices, width):
 
 @pytest.mark.parametrize(("slices", "width"), [(1, 60), (7, 60), (60, 60), (100, 60)])
 def test_a_press_on_a_column_finds_its_first_slice(browser, slices, width):
-    strip = Strip(width)
+    strip = Timeline(width)
     strip.show([EMPTY] * slices)
     starts, first = columns(slices, width)
     for column, slice_index in enumerate(first[:-1]):
@@ -143,7 +143,7 @@ def test_a_press_on_a_column_finds_its_first_slice(browser, slices, width):
 def test_the_line_is_in_the_middle_of_the_slices_column(browser):
     assert line(2, 5, 500, HEIGHT)[-1] == Rectangle(249, 0, 2, HEIGHT, POINTED)
     assert line(503, 1000, 100, HEIGHT) == line(509, 1000, 100, HEIGHT)
-    strip = Strip(500)
+    strip = Timeline(500)
     strip.show(FIVE)
     before = browser.pixels(strip.canvas).copy()
     strip.point_at(2)
@@ -153,7 +153,7 @@ def test_the_line_is_in_the_middle_of_the_slices_column(browser):
 
 
 def test_only_what_changes_is_sent(browser):
-    strip = Strip(500)
+    strip = Timeline(500)
     strip.show(FIVE, ERRORS)
     strip.point_at(2)
     messages, commands = browser.messages, len(browser.names)
@@ -167,7 +167,7 @@ def test_only_what_changes_is_sent(browser):
 
 
 def test_a_page_loaded_again_gets_everything_anew(browser):
-    strip = Strip(500)
+    strip = Timeline(500)
     strip.show(FIVE, ERRORS)
     strip.point_at(2)
     before = browser.pixels(strip.canvas).copy()
@@ -176,7 +176,7 @@ def test_a_page_loaded_again_gets_everything_anew(browser):
 
 
 def test_with_nothing_to_show_it_is_empty_and_finds_the_first_slice(browser):
-    strip = Strip(100)
+    strip = Timeline(100)
     strip.point_at(3)
     strip.show((), ())
     assert strip.slice_at(70) == 0

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from limnet.method.features import SliceFeatures
-from limnet.method.history import History
+from limnet.method.history import UndoStack
 from limnet.method.passes import PropagationOptions
 from limnet.method.prompts import Box, Click
 from limnet.method.session import Session
@@ -50,7 +50,7 @@ class Annotation:
             volume, networks.propagation_net, working_size=networks.working_size
         )
         self.objects: tuple[SegmentedObject, ...] = ()
-        self._history: History[Snapshot] = History(())
+        self._history: UndoStack[Snapshot] = UndoStack(())
 
     def perform(self, action: Action) -> bool:
         """Apply one action; whether it changed anything.

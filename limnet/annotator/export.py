@@ -22,7 +22,7 @@ import numpy as np
 from limnet.annotator.annotation import Annotation, SegmentedObject
 from limnet.annotator.dicom_seg import Object, dicom_segmentation, is_dicom
 from limnet.annotator.slice_provenance import SliceProvenance, slice_provenance
-from limnet.files import write_whole, written_whole
+from limnet.files import atomic_write, write_whole
 from limnet.volumes import Volume
 
 LONGEST_FILE_NAME = 50  # characters of up to four bytes, and file systems take 255 bytes
@@ -189,7 +189,7 @@ def _written_whole(path: Path, suffix: str) -> Iterator[Path]:
             f"a path must end in {suffix} and be in a folder that exists, got {path}; choose"
             " another name"
         )
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         yield partial
 
 
@@ -219,10 +219,10 @@ def _object_provenance(volume: Volume, segmented: SegmentedObject) -> dict[str, 
 
 def _place(volume: Volume, slice_index: int, record: SliceProvenance) -> dict[str, Any]:
     """Where a slice's centre is, also as far along the slice axis, and the mask's area."""
-    along_slices, along_rows, along_columns = volume.affine[:3, :3].T
+    smooth_across_slices, along_rows, along_columns = volume.affine[:3, :3].T
     height, width = volume.images.shape[1:3]
     centre = volume.position_mm(slice_index, (height - 1) / 2, (width - 1) / 2)
-    position = centre @ along_slices / np.linalg.norm(along_slices)
+    position = centre @ smooth_across_slices / np.linalg.norm(smooth_across_slices)
     pixel_mm2 = float(np.linalg.norm(np.cross(along_rows, along_columns)))
     return {
         "position_mm": round(float(position), 3),

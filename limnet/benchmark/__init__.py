@@ -2,7 +2,16 @@
 
 from limnet.benchmark.agreement import Agreement, agreement
 from limnet.benchmark.alone import measure_alone
-from limnet.benchmark.ladder import LADDER, LOOKS, Step, climb
+from limnet.benchmark.ladder import LADDER, LOOKS, Step, run_ablation
 from limnet.benchmark.setting import Setting
 
-__all__ = ["LADDER", "LOOKS", "Agreement", "Setting", "Step", "agreement", "climb", "measure_alone"]
+__all__ = [
+    "LADDER",
+    "LOOKS",
+    "Agreement",
+    "Setting",
+    "Step",
+    "agreement",
+    "measure_alone",
+    "run_ablation",
+]

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from limnet.benchmark.alone import measure_alone
-from limnet.benchmark.ladder import LOOKS, climb
+from limnet.benchmark.ladder import LOOKS, run_ablation
 from limnet.benchmark.setting import NETWORKS, Setting
 from limnet.files import write_whole
 from limnet.reports.results import provenance, report_folder
@@ -42,7 +42,7 @@ def run(settings: Sequence[Setting], ladder: Setting, path: Path) -> dict[str, A
     same = known.get("ladder_setting") == told["ladder_setting"]
     ladders = {"ladder": (ladder, None), "looks": (replace(ladder, networks="lite"), LOOKS)}
     for name, (setting, steps) in ladders.items():
-        told[name] = (same and known.get(name)) or climb(setting, steps, quiet=False)
+        told[name] = (same and known.get(name)) or run_ablation(setting, steps, quiet=False)
         write_whole(path, json.dumps(told, indent=1))
     return told
 

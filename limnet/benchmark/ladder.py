@@ -94,10 +94,10 @@ ON_GPU = (  # a CPU does the same with and without
 )
 
 LOOKS = (  # of small networks on a CPU; the paper's take none
-    Step("looks in turn", {"side_by_side": False, "coarse_first": False}),
+    Step("looks in turn", {"parallel_map": False, "coarse_first": False}),
     Step(
         "looks side by side",
-        {"side_by_side": True},
+        {"parallel_map": True},
         first=2.4,
         later=2.8,
         reason="a look took 45 ms on one thread and 51 on two that wait for each other",
@@ -112,7 +112,7 @@ LOOKS = (  # of small networks on a CPU; the paper's take none
 )
 
 
-def climb(
+def run_ablation(
     setting: Setting, steps: Sequence[Step] | None = None, *, quiet: bool = True
 ) -> list[dict[str, Any]]:
     """A row a step, each with the changes of all steps before it: seconds, and gains over those.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from limnet.benchmark.setting import WARM_UP_SLICES, Images, Masks, Setting
 from limnet.benchmark.work import gigaflop, parameters
-from limnet.method.features import Frame, SliceFeatures
+from limnet.method.features import Resizer, SliceFeatures
 from limnet.method.fusion import fuse_rounds
-from limnet.method.looks import look_again
+from limnet.method.looks import refine_propagated
 from limnet.method.passes import PropagationOptions, propagate
 from limnet.method.prompts import Click
 from limnet.method.propagation import close_up, propagate_masks
@@ -51,7 +51,7 @@ def measure(setting: Setting, networks: LimNet, images: Images, target: Masks) -
     propagation, *others = np.median(times.propagation, axis=0).tolist()
     later = float(np.mean(others))
     every = setting.rounds * (click + fusion) - fusion + propagation + sum(others)
-    frame = Frame.fit(images.shape[1:], networks.working_size)
+    frame = Resizer.fit(images.shape[1:], networks.working_size)
     left, right, top, bottom = frame.padding
     padded = (frame.size[0] + top + bottom, frame.size[1] + left + right)
     return {
@@ -99,12 +99,12 @@ def propagation_seconds(
     """
     features, given, seconds = setting.features(volume, networks), {}, []
     net, options = networks.propagation_net, setting.options
-    looks = setting.looks and networks.looks > 0
+    refinements = setting.refinements and networks.refinements > 0
     for number in range(setting.rounds):
         index = int(len(target) * PROMPTS[number % len(PROMPTS)])
         given[index] = target[index]
         if setting.networks == "lite":
-            heard = {"again": partial(_look_again, networks, volume)} if looks else {}
+            heard = {"again": partial(_look_again, networks, volume)} if refinements else {}
             carry = partial(propagate_masks, net, features, given, index, options, **heard)
         else:
             inside = close_up(net, features, dict(enumerate(target)), options)
@@ -115,7 +115,9 @@ def propagation_seconds(
 
 def _look_again(networks: LimNet, volume: Volume, slice_index: int, probability: Tensor) -> Tensor:
     image = _images(networks, volume, [slice_index])[0]
-    return look_again(networks.click_net, image, probability, networks.zoom_size, networks.looks)
+    return refine_propagated(
+        networks.click_net, image, probability, networks.zoom_size, networks.refinements
+    )
 
 
 def _carry(
@@ -129,7 +131,7 @@ def _carry(
     net, slices = networks.propagation_net, len(inside)
     inside.kept.begin_sweep()
     for _, probability in propagate(net, inside, slices, prompt_slice, masks, options):
-        (frame.leave(frame.unpad(probability)) > 0.5).cpu()
+        (frame.to_slice(frame.unpad(probability)) > 0.5).cpu()
 
 
 def _click_seconds(

@@ -50,9 +50,9 @@ class Setting:
     precision: str = "float32"  # or "bfloat16": what folded networks compute in
     stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
     dense_read: bool = False  # True: memory is read as the equations are written
-    looks: bool = True  # of the click net at propagated masks, where the networks have them
+    refinements: bool = True  # of the click net at propagated masks, where the networks have them
     coarse_first: bool = True  # the click net convolves coarse features before it resizes them
-    side_by_side: bool = True  # these looks, on a CPU, on threads of their own
+    parallel_map: bool = True  # these looks, on a CPU, on threads of their own
     ahead: int = AHEAD  # slices that a GPU encodes at once
     recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
     close_up: str = "as trained"  # whether propagation sees one of the object; or "yes", "no"
@@ -77,7 +77,7 @@ class Setting:
         """How propagation goes."""
         memory = MemoryConfig(dense_read=self.dense_read)
         close_up = {"yes": True, "no": False}.get(self.close_up)
-        how = {"recorded": self.recorded, "side_by_side": self.side_by_side}
+        how = {"recorded": self.recorded, "parallel_map": self.parallel_map}
         return PropagationOptions(memory=memory, close_up=close_up, **how)
 
     def load(self) -> LimNet:
@@ -87,7 +87,7 @@ class Setting:
             networks = load_networks("lite", dtype=dtype, fold=self.fold)
         else:
             torch.manual_seed(0)  # of the random weights
-            networks = paper().folded(dtype) if self.fold else paper()
+            networks = paper().fuse_batchnorm(dtype) if self.fold else paper()
         if not self.coarse_first:
             networks.click_net.hrnet.head.convolve = resize_and_convolve
         return networks.to(self.device)

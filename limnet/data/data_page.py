@@ -62,7 +62,7 @@ def shapes(found: Finding) -> dict[str, Any]:
     return {**row, "broken": len(found.broken)}
 
 
-def portrait(
+def thumbnail(
     item: Case | LabelledImage, *, side: int = 160
 ) -> tuple[Float[np.ndarray, "3 side side"], Bool[np.ndarray, "side side"]]:
     """The slice or image that shows most labels, in a square, and where they are."""

@@ -70,7 +70,7 @@ class DataSet:
         """
         official = [case for case in cases if case.image and case.image.parent.name == VALIDATION]
         if self.tested:
-            test = tuple(case.name for case in held_for_tests(cases, self.tested))
+            test = tuple(case.name for case in hash_split(cases, self.tested))
             rule = f"ours: the first {self.tested} by the SHA-256 of their names test; {UNSAID}"
         elif official:
             test = tuple(case.name for case in official)
@@ -82,7 +82,7 @@ class DataSet:
         return Split(rule, tuple(case.name for case in cases if case.name not in held), test)
 
 
-def held_for_tests(cases: Sequence[Case], number: int) -> tuple[Case, ...]:
+def hash_split(cases: Sequence[Case], number: int) -> tuple[Case, ...]:
     """So many cases, chosen by the hash of their names and in the order of these hashes.
 
     The paper gives the sizes of its test sets and not their cases; this choice depends on nothing

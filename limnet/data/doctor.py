@@ -75,7 +75,7 @@ class Finding:
         )
 
 
-def examine(
+def inspect(
     key: str,
     data_set: DataSet | ImageSet,
     data_root: str | Path | None,

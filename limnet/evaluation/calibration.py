@@ -66,10 +66,10 @@ def best_temperature(probabilities: Probabilities, truths: Truths) -> float:
     signs = np.where(truths, 1.0, -1.0)
     logits = logit(probabilities.astype(float).clip(NEARLY_CERTAIN, 1 - NEARLY_CERTAIN))
 
-    def surprise(log_temperature: float) -> float:
+    def nll(log_temperature: float) -> float:
         return np.logaddexp(0, -signs * logits / np.exp(log_temperature)).mean()
 
-    found = minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
+    found = minimize_scalar(nll, bounds=np.log(TEMPERATURES), method="bounded")
     return float(np.exp(found.x))
 
 

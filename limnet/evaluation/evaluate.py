@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from limnet.data import Case
 from limnet.evaluation.protocols import User
 from limnet.evaluation.users import next_click
-from limnet.files import written_whole
+from limnet.files import atomic_write
 from limnet.method.features import SliceFeatures
 from limnet.method.passes import PropagationOptions
 from limnet.method.prompts import Click
@@ -342,7 +342,7 @@ def _write_cache(path: Path, result: Evaluation) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {name: getattr(result, name) for name in ROUND_COLUMNS}
     values["clicks"] = [click and asdict(click) for click in result.clicks]
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         np.savez_compressed(
             partial,
             values=json.dumps(values),

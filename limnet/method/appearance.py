@@ -24,13 +24,13 @@ AnyGrey, AnyMask = Float[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]  # sizes ma
 
 
 @dataclass(frozen=True, eq=False)
-class Appearance:
+class IntensityModel:
     """Votes of intensities: above 0 they are found rather inside the object, below 0 around it."""
 
-    votes: Float[np.ndarray, " bins"]  # log of p(intensity | inside) / p(intensity | around)
+    log_odds: Float[np.ndarray, " bins"]  # log of p(intensity | inside) / p(intensity | around)
 
     @classmethod
-    def of(cls, shown: Iterable[tuple[AnyGrey, AnyMask]]) -> "Appearance":
+    def of(cls, shown: Iterable[tuple[AnyGrey, AnyMask]]) -> "IntensityModel":
         """Learnt from slices and the object's masks there; without any, nothing has a vote."""
         inside, around = np.zeros(BINS), np.zeros(BINS)
         for grey, mask in shown:
@@ -50,15 +50,15 @@ class Appearance:
 
     def on(self, grey: Grey) -> Float[np.ndarray, "height width"]:
         """The vote of each pixel."""
-        return self.votes[_bins(grey)]
+        return self.log_odds[_bins(grey)]
 
     def prefers(self, grey: Grey, first: Mask, second: Mask) -> float:
         """Mean vote for the first mask of the pixels on which both differ; 0 if there are none."""
         differs = first ^ second
         if not differs.any():
             return 0.0
-        votes = self.votes[_bins(grey[differs])]
-        return float(np.where(first[differs], votes, -votes).mean())
+        log_odds = self.log_odds[_bins(grey[differs])]
+        return float(np.where(first[differs], log_odds, -log_odds).mean())
 
 
 def surroundings(mask: Mask, margin: int) -> tuple[slice, slice]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from limnet.method.appearance import Appearance, Grey
+from limnet.method.appearance import Grey, IntensityModel
 from limnet.metrics import dice
 from limnet.networks.quality_net import EVIDENCE
 from limnet.volumes.masks import Mask, PackedMasks
@@ -24,14 +24,14 @@ Images = Float[Tensor, "batch 3 height width"]  # in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class FusionFeatures:
     """Two rounds and what the user has shown."""
 
     previous: PackedMasks
     current: PackedMasks
     given: Mapping[int, Mask]  # masks that the user vouches for
     corrections: Mapping[int, Mask]  # where these differ from the previous round: pixels that do
-    appearance: Appearance  # of the object on these slices
+    appearance: IntensityModel  # of the object on these slices
 
     @classmethod
     def of(
@@ -40,7 +40,7 @@ class Evidence:
         current: PackedMasks,
         given: Mapping[int, Mask],
         images: Callable[[list[int]], Images],
-    ) -> "Evidence":
+    ) -> "FusionFeatures":
         """With the corrections and the appearance that the given slices show.
 
         Args:
@@ -49,7 +49,7 @@ class Evidence:
         shown = ((_grey(images([index]))[0], mask) for index, mask in given.items() if mask.any())
         changed = {index: previous[index] ^ mask for index, mask in given.items()}
         corrections = {index: pixels for index, pixels in changed.items() if pixels.any()}
-        return cls(previous, current, given, corrections, Appearance.of(shown))
+        return cls(previous, current, given, corrections, IntensityModel.of(shown))
 
     def on(
         self, slice_indices: Sequence[int], images: Images

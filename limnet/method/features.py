@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from limnet.method.close_up import CloseUp
 from limnet.networks.normalisation import normalise
-from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceParts
+from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceEncoding
 from limnet.volumes import Volume
 
 MAX_BYTES = 512 << 20  # of kept features: some 500 close-ups of the lite network
@@ -29,7 +29,7 @@ class SliceFeature:
     """One slice, padded to multiples of the stride, and its parts; batch size 1."""
 
     frame: Float[Tensor, "1 3 height width"]  # ImageNet-normalised
-    parts: SliceParts
+    parts: SliceEncoding
 
     @property
     def num_bytes(self) -> int:
@@ -42,11 +42,11 @@ class SliceFeature:
         key, shrinkage, selection, *others = self.parts
         most = torch.finfo(dtype).max
         others = (each.clamp(-most, most).to(dtype) for each in others)
-        return SliceFeature(self.frame, SliceParts(key, shrinkage, selection, *others))
+        return SliceFeature(self.frame, SliceEncoding(key, shrinkage, selection, *others))
 
 
 @dataclass(frozen=True)
-class Frame:
+class Resizer:
     """The size at which propagation sees a slice, and the way there and back."""
 
     slice_size: tuple[int, int]  # of the volume's slices
@@ -54,14 +54,16 @@ class Frame:
     padding: tuple[int, int, int, int]  # left, right, top, bottom: zeros up to the stride
 
     @classmethod
-    def fit(cls, slice_size: tuple[int, int], working_size: int) -> "Frame":
+    def fit(cls, slice_size: tuple[int, int], working_size: int) -> "Resizer":
         """The slice with `working_size` pixels on its shorter side."""
         shorter, longer = min(slice_size), max(slice_size)
         scale = min(working_size / shorter, MAX_ASPECT * working_size / longer)
         size = tuple(max(1, round(side * scale)) for side in slice_size)
         return cls(slice_size, size, symmetric_padding(size))
 
-    def enter(self, slices: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch _ _"]:
+    def to_network(
+        self, slices: Float[Tensor, "*batch height width"]
+    ) -> Float[Tensor, "*batch _ _"]:
         """Slices at the working size, not padded."""
         batch = slices.flatten(0, -3)[None] if slices.ndim > 2 else slices[None, None]
         smaller = self.size[0] < self.slice_size[0]
@@ -76,7 +78,7 @@ class Frame:
         height, width = self.size
         return slices[..., top : top + height, left : left + width]
 
-    def leave(self, probability: Float[Tensor, "height width"]) -> Float[Tensor, "_ _"]:
+    def to_slice(self, probability: Float[Tensor, "height width"]) -> Float[Tensor, "_ _"]:
         """A slice of the volume; its mask is where the resized probability is above one half."""
         batch = probability[None, None]
         return functional.interpolate(batch, self.slice_size, mode="bilinear")[0, 0]
@@ -88,7 +90,7 @@ def symmetric_padding(size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, right, top, bottom
 
 
-class Kept:
+class FeatureCache:
     """Features of slices within a number of bytes; the least recently used ones leave.
 
     But what this sweep through the slices or the one before has used stays, and what is new then
@@ -145,7 +147,7 @@ class SliceFeatures:
         max_bytes: int = MAX_BYTES,
         stored_as: torch.dtype | None = torch.float16,
         part: CloseUp | None = None,
-        kept: Kept | None = None,
+        kept: FeatureCache | None = None,
         ahead: int = AHEAD,
     ) -> None:
         """Nothing is computed yet.
@@ -162,8 +164,8 @@ class SliceFeatures:
         """
         self.volume, self.network, self.stored_as = volume, network, stored_as
         self.part = part or CloseUp.whole(volume.images.shape[1:3])
-        self.frame = Frame.fit(self.part.size, working_size)
-        self.kept = kept or Kept(max_bytes)
+        self.frame = Resizer.fit(self.part.size, working_size)
+        self.kept = kept or FeatureCache(max_bytes)
         self.ahead = ahead
         self._encoded: dict[int, SliceFeature] = {}  # that nobody has asked for yet
         self._last_asked = -1
@@ -175,7 +177,7 @@ class SliceFeatures:
         feature = self.kept.get(self._key(slice_index)) or self._encoded.pop(slice_index, None)
         if feature is None:
             indices = self._next(slice_index)
-            images = normalise(self.images(indices), colour=self.network.config.colour)
+            images = normalise(self.images(indices), rgb=self.network.config.rgb)
             found = encode_slices(self.network, self.frame.pad(images))
             found = [each.stored_as(self.stored_as) for each in found]
             feature = found[0]
@@ -208,12 +210,12 @@ class SliceFeatures:
         slices = np.array(self.volume.images[slice_indices][:, rows, columns], dtype=np.float32)
         shown = self.volume.windowed(torch.from_numpy(slices).to(self.device))
         shown = shown[:, None].expand(-1, 3, -1, -1) if shown.ndim == 3 else shown.movedim(-1, 1)
-        return self.frame.enter(shown)
+        return self.frame.to_network(shown)
 
     def mask(self, mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, "_ _"]:
         """A mask of a whole slice as the network sees it: the part, resized and padded."""
         inside = torch.from_numpy(mask[self.part.pixels]).to(self.device, torch.float32)
-        return self.frame.pad(self.frame.enter(inside))
+        return self.frame.pad(self.frame.to_network(inside))
 
     def within(self, part: CloseUp, working_size: int | None = None) -> "SliceFeatures":
         """Features of a part of the same slices, kept within the same budget.
@@ -248,6 +250,6 @@ def encode_slices(
         return [SliceFeature(frames, parts)]
     # cloned: a view would keep all slices in memory for as long as one of them stays
     return [
-        SliceFeature(frame.clone(), SliceParts(*(each.clone() for each in part)))
+        SliceFeature(frame.clone(), SliceEncoding(*(each.clone() for each in part)))
         for frame, *part in zip(*(each.split(1) for each in (frames, *parts)), strict=True)
     ]

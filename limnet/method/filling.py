@@ -7,7 +7,7 @@ from threading import Event, Lock, Thread
 from limnet.method.features import SliceFeatures
 
 
-class Filling:
+class FeaturePrefetcher:
     """A thread that computes features while the user looks for the next place to click.
 
     It leaves the processor to whoever asks for it (`paused`), and what others need no more room

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional
 
-from limnet.method.evidence import Evidence
+from limnet.method.evidence import FusionFeatures
 from limnet.volumes.masks import PackedMasks
 
 Images = Float[Tensor, "batch 3 height width"]  # in [0, 1]
@@ -75,7 +75,7 @@ def fuse_packed(
     current: PackedMasks,
     *,
     given: Collection[int] = (),
-    evidence: Evidence | None = None,
+    evidence: FusionFeatures | None = None,
     threshold: float = 0.5,
     batch_size: int = 16,
 ) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
@@ -119,7 +119,7 @@ def _compare(
     rounds: Callable[[list[int]], tuple[Masks, Masks]],
     changed: list[int],
     batch_size: int,
-    evidence: Evidence | None = None,
+    evidence: FusionFeatures | None = None,
 ) -> Float32[Tensor, " changed"]:
     """The probability that the previous mask is better, of the slices that changed (Eq. 2).
 

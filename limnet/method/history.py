@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 State = TypeVar("State")
 
 
-class History(Generic[State]):
+class UndoStack(Generic[State]):
     """The state as it is now, those before it, and those that were undone."""
 
     def __init__(self, state: State) -> None:

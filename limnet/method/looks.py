@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from limnet.method.appearance import Appearance, surroundings
+from limnet.method.appearance import IntensityModel, surroundings
 from limnet.method.prompts import Click
 from limnet.method.refinement import (
     ClickNetLike,
@@ -22,7 +22,7 @@ from limnet.method.refinement import (
     check_clicks,
     predict_prompt,
 )
-from limnet.networks.side_by_side import side_by_side
+from limnet.networks.side_by_side import parallel_map
 
 HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all of it
 # of one click, each with the mask of the one before: the first sees where the object is, the
@@ -40,14 +40,14 @@ NEW_SHARE, REACH = 0.4, 0.25
 SWINGING_CLICKS = 3  # from that many on, answers swing about the truth
 
 
-def look_closer(
+def refine_prompt(
     click_net: ClickNetLike,
     image: Image,
     clicks: Sequence[Click],
     probability: Probability,
     zoom_size: int,
-    several_sizes: bool = False,
-    refined: bool = False,
+    multi_scale: bool = False,
+    postprocess: bool = False,
     new_clicks: int = 1,
 ) -> Probability:
     """What a session makes of clicks on a slice: zoomed in from the first click on, twice.
@@ -55,9 +55,9 @@ def look_closer(
     Args:
         probability: what the clicks correct; zero, if there is nothing yet.
         zoom_size: pixels of the crop's longer side.
-        several_sizes: the first look at a slice and the last one at the object are means over crops
+        multi_scale: the first look at a slice and the last one at the object are means over crops
             of two sizes (ours): what is seen at one size only is often wrong.
-        refined: `weigh_appearance` and `steady` have the last word (ours).
+        refined: `add_intensity_prior` and `steady` have the last word (ours).
         new_clicks: how many clicks, the last ones, the probability does not know.
 
     Raises:
@@ -65,29 +65,29 @@ def look_closer(
     """
     check_clicks(image, clicks, probability)
     mask = (probability > 0.5).cpu().numpy()
-    if denies_all(clicks, mask):
+    if rejects_object(clicks, mask):
         return torch.zeros_like(probability)
-    implied = implied_click(clicks, mask)
+    implied = implicit_positive_click(clicks, mask)
     shown = [*clicks, implied] if implied else list(clicks)
     previous = probability if probability.any() else None
     for number in range(PREDICTIONS):
         sizes = (1.0,)
-        if several_sizes and previous is None:
+        if multi_scale and previous is None:
             sizes = WHOLE_SIZES
-        elif several_sizes and number == PREDICTIONS - 1:
+        elif multi_scale and number == PREDICTIONS - 1:
             sizes = OBJECT_SIZES
         predict = partial(_predict, click_net, image, shown, previous, zoom_size)
         threads = max(1, torch.get_num_threads() // len(sizes))
-        seen = side_by_side(predict, sizes, image.device, threads=threads)
+        seen = parallel_map(predict, sizes, image.device, threads=threads)
         previous = torch.stack(list(seen)).mean(dim=0)
-    if refined:
-        previous = weigh_appearance(image, previous)
-    if refined and len(clicks) >= SWINGING_CLICKS:
-        previous = steady(previous, probability, clicks[-new_clicks:])
+    if postprocess:
+        previous = add_intensity_prior(image, previous)
+    if postprocess and len(clicks) >= SWINGING_CLICKS:
+        previous = blend_with_previous(previous, probability, clicks[-new_clicks:])
     return previous
 
 
-def weigh_appearance(image: Image, probability: Probability) -> Probability:
+def add_intensity_prior(image: Image, probability: Probability) -> Probability:
     """What is likely to be the object, the likelier the more it looks like its mask (ours).
 
     As the region term of graph cuts (`appearance`) and the network's logits added up. It
@@ -99,14 +99,16 @@ def weigh_appearance(image: Image, probability: Probability) -> Probability:
     grey = image.float().mean(dim=0, keepdim=True)
     grey = F.avg_pool2d(grey, BLUR, 1, BLUR // 2, count_include_pad=False)[0].cpu().numpy()
     box = surroundings((probability > LIKELY).cpu().numpy(), 0)
-    votes = torch.from_numpy(Appearance.of([(grey, mask)]).on(grey[box])).to(probability)
+    log_odds = torch.from_numpy(IntensityModel.of([(grey, mask)]).on(grey[box])).to(probability)
     before, weighed = probability[box], probability.clone()
-    logits = torch.logit(before, eps=1e-4) + VOTE * votes
+    logits = torch.logit(before, eps=1e-4) + VOTE * log_odds
     weighed[box] = torch.where(before > LIKELY, logits.sigmoid(), before)
     return weighed
 
 
-def steady(new: Probability, before: Probability, newest: Sequence[Click]) -> Probability:
+def blend_with_previous(
+    new: Probability, before: Probability, newest: Sequence[Click]
+) -> Probability:
     """A mean of two answers, in which the new one counts most near the newest clicks (ours).
 
     Args:
@@ -131,12 +133,12 @@ def steady(new: Probability, before: Probability, newest: Sequence[Click]) -> Pr
     return steadied
 
 
-def look_again(
+def refine_propagated(
     click_net: ClickNetLike,
     image: Image,
     probability: Probability,
     zoom_size: int,
-    looks: int,
+    refinements: int,
 ) -> Probability:
     """A weighted mean of what propagation says and what the click network makes of it (ours).
 
@@ -146,12 +148,12 @@ def look_again(
 
     Args:
         probability: above 0.5 somewhere.
-        zoom_size: as of `look_closer`.
+        zoom_size: as of `refine_prompt`.
         looks: predictions, each with the one before.
     """
     mask, zoom = probability > 0.5, _zoom(zoom_size)
     clicks, seen = [Click(0, *_deepest(mask.cpu().numpy()), True)], mask.to(image.dtype)
-    for _ in range(looks):
+    for _ in range(refinements):
         seen = predict_prompt(click_net, image, clicks, seen, zoom=zoom).probability
     mean = probability + SEEN_SHARE * (seen - probability)
     return mean if (mean > 0.5).any() else probability
@@ -175,7 +177,7 @@ def _zoom(zoom_size: int, size: float = 1.0) -> ZoomIn:
     return ZoomIn(round(size * zoom_size), min_crop_size=zoom_size // 2, skip_clicks=-1)
 
 
-def denies_all(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> bool:
+def rejects_object(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> bool:
     """Whether lone negative clicks hit the heart of a mask: nothing of it is right then.
 
     As where propagation ran on beyond the end of an object.
@@ -188,14 +190,16 @@ def denies_all(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) 
     )
 
 
-def implied_click(clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]) -> Click | None:
+def implicit_positive_click(
+    clicks: Sequence[Click], mask: Bool[np.ndarray, "height width"]
+) -> Click | None:
     """The positive click that lone negative clicks on a mask leave unsaid, or None.
 
     Who takes a part of a mask away agrees with the rest of it: its deepest pixel, unless the click
-    `denies_all`. (Networks that were mostly shown a positive click take away all of the mask where
-    there is none.)
+    `rejects_object`. (Networks that were mostly shown a positive click take away all of the mask
+    where there is none.)
     """
-    if not mask.any() or any(click.positive for click in clicks) or denies_all(clicks, mask):
+    if not mask.any() or any(click.positive for click in clicks) or rejects_object(clicks, mask):
         return None
     return Click(clicks[0].slice_index, *_deepest(mask), True)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limnet.method.features import SliceFeature
 from limnet.method.memory import Memory, MemoryConfig
-from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregate
+from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
 from limnet.networks.recorded import replay
 
 Probability = Float[Tensor, "height width"]  # of one slice, padded as its features are
@@ -25,12 +25,12 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class PropagationOptions:
-    """How a pass remembers; the defaults are XMem's but for `keep_given`, the paper's."""
+    """How a pass remembers; the defaults are XMem's, but for the prompts' memory."""
 
     memorize_every: int | None = None  # slices between memorized ones; None: the network's own
     # slices between updates of sensory memory from the value; None: whenever a slice is memorized
     update_sensory_every: int | None = None
-    keep_given: bool = True  # clicked slices are remembered from the start to the end of a pass
+    permanent_prompt_memory: bool = True  # clicked slices stay in memory for the whole pass
     # slices in a row without the object after which a pass ends, unless the user gave one beyond
     # that shows it; None: never, as in the paper
     end_after: int | None = None
@@ -39,7 +39,7 @@ class PropagationOptions:
     # whether a GPU runs decoder and value encoder as CUDA graphs (`recorded`); a CPU never does
     recorded: bool = True
     # whether a CPU looks at propagated masks on threads of their own (`side_by_side`)
-    side_by_side: bool = True
+    parallel_map: bool = True
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
 
@@ -88,7 +88,7 @@ def propagate_pass(
     memorize_every = options.memorize_every or network.config.memorize_every
     every = options.update_sensory_every
     sensory = _no_sensory(network, features[order[0]])
-    if options.keep_given:
+    if options.permanent_prompt_memory:
         _keep_given(network, features, order[0], given, memory, options)
     last_memory = last_update = 0
     shown = max(at for at, index in enumerate(order) if at == 0 or _shows(given.get(index)))
@@ -112,7 +112,7 @@ def propagate_pass(
                 )
                 last_memory = position
                 last_update = position if from_value else last_update
-                if first or not (known and options.keep_given):
+                if first or not (known and options.permanent_prompt_memory):
                     _memorize(memory, feature, value, keep=first)
         if not first:
             yield index, probability
@@ -150,7 +150,7 @@ def _decode(
     readout = memory.read(feature.parts.key[0], feature.parts.selection[0])[None]
 
     def decode(readout: Tensor, sensory: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        seen = SliceParts(*parts)
+        seen = SliceEncoding(*parts)
         logits, after = network.decode(seen, readout, sensory, update_sensory=update_sensory)
         return _settle(logits[0, 0].float().sigmoid()), after
 
@@ -198,7 +198,7 @@ def _encode(
     def encode(
         frame: Tensor, sensory: Tensor, probability: Tensor, *parts: Tensor
     ) -> tuple[Tensor, ...]:
-        mask, seen = probability[None, None], SliceParts(*parts)
+        mask, seen = probability[None, None], SliceEncoding(*parts)
         nothing = torch.zeros_like(mask)
         return network.encode_value(
             frame, seen, sensory, mask, nothing, update_sensory=update_sensory

@@ -13,7 +13,7 @@ from limnet.method.close_up import CloseUp
 from limnet.method.features import SliceFeatures
 from limnet.method.passes import PropagationOptions, propagate
 from limnet.networks.propagation_net import PropagationNet
-from limnet.networks.side_by_side import side_by_side
+from limnet.networks.side_by_side import parallel_map
 from limnet.volumes.masks import Mask, PackedMask, PackedMasks
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
@@ -53,7 +53,7 @@ def propagate_masks(
         given: masks that the user vouches for, which stay as they are.
         arrived: gets each mask when it is there; again, if the close-up had to grow.
         again: sees each slice once more before its mask is kept, and alone: what it says is then
-            smoothed `along_slices`. Memory keeps what was propagated. On a CPU it is called by
+            smoothed across slices. Memory keeps what was propagated. On a CPU it is called by
             several threads at once (`PropagationOptions.side_by_side`).
         ended: gets the last slice that a pass looked at, where the object ended before the volume.
     """
@@ -112,7 +112,7 @@ def _within(
         for index, probability in passes:
             inside = frame.unpad(probability)
             whole = probability.new_zeros(shape[1:])
-            whole[part.pixels] = frame.leave(inside)
+            whole[part.pixels] = frame.to_slice(inside)
             if index not in given:
                 errors[index] = pixels * torch.minimum(inside, 1 - inside).sum().item()
                 mask = (whole > 0.5).cpu().numpy()
@@ -130,8 +130,8 @@ def _within(
     reached = {prompt_slice}
     found = seen()
     if again is not None:
-        each = partial(side_by_side, device=features.device) if options.side_by_side else map
-        found = along_slices(each(look, found), given, prompt_slice)
+        each = partial(parallel_map, device=features.device) if options.parallel_map else map
+        found = smooth_across_slices(each(look, found), given, prompt_slice)
     with closing(found):  # at once where a listener raises
         for index, probability in found:
             reached.add(index)
@@ -149,7 +149,7 @@ def _within(
     return PackedMasks.empty(shape).replaced(masks), errors
 
 
-def along_slices(
+def smooth_across_slices(
     found: Iterable[tuple[int, Probability]], given: Mapping[int, Mask], prompt_slice: int
 ) -> Iterator[tuple[int, Probability]]:
     """Each slice with a share of both its neighbours in it, one slice late (ours).

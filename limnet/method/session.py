@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from limnet.method.evidence import Evidence
+from limnet.method.evidence import FusionFeatures
 from limnet.method.features import SliceFeatures
 from limnet.method.fusion import fuse_packed
-from limnet.method.history import History
-from limnet.method.looks import look_again, look_closer
+from limnet.method.history import UndoStack
+from limnet.method.looks import refine_prompt, refine_propagated
 from limnet.method.passes import PropagationOptions
 from limnet.method.prompts import Box, Click, check_inside
 from limnet.method.propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
@@ -60,7 +60,7 @@ class Session:
         self.features = features or SliceFeatures(
             volume, networks.propagation_net, working_size=networks.working_size
         )
-        self._history = History(State())
+        self._history = UndoStack(State())
 
     @property
     def state(self) -> State:
@@ -126,7 +126,7 @@ class Session:
         self._check([click])
         ellipse = self._tensor(box.ellipse(self.volume.images.shape[1:3]))
         last = self.state.prompts.get(slice_index)
-        return self._add(PromptedSlice(ellipse, last.clicks if last else ()).settle(), [click])
+        return self._add(PromptedSlice(ellipse, last.clicks if last else ()).commit(), [click])
 
     def move_click(self, old: Click, new: Click) -> Mask:
         """Put a click elsewhere on its slice and return the slice's new prompt mask.
@@ -161,7 +161,7 @@ class Session:
         self._check_shape(mask, self.volume.images.shape[1:3])
         last = self.state.prompts.get(slice_index)
         clicks = last.clicks if last else ()
-        prompt = PromptedSlice(self._tensor(mask), clicks, painted=True).settle()
+        prompt = PromptedSlice(self._tensor(mask), clicks, painted=True).commit()
         self._history.push(self.state.with_prompt(slice_index, prompt))
         return prompt.mask
 
@@ -210,7 +210,7 @@ class Session:
             raise RuntimeError("a round needs at least one click; add one before propagating")
         given, prompt_slice = self._given(), self._prompt_slice
         heard = {"progress": progress, "arrived": arrived, "ended": ended}
-        heard |= {"again": self._look_again} if self.networks.looks else {}
+        heard |= {"again": self._look_again} if self.networks.refinements else {}
         net, options = self.networks.propagation_net, self.options
         found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
         masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
@@ -293,7 +293,7 @@ class Session:
 
     def restore(self, state: State) -> None:
         """Be as a `state` that this session had before, and forget all others."""
-        self._history = History(state)
+        self._history = UndoStack(state)
 
     def save(self, path: str | Path) -> None:
         """Write the masks as NIfTI on the grid of the volume's file (`Volume.save_masks`)."""
@@ -334,7 +334,7 @@ class Session:
         """Predict a slice again, click by click, with others in place of one."""
         index, state = click.slice_index, self.state
         last = state.prompts.get(index)
-        if last is None or click not in last.movable:
+        if last is None or click not in last.pending_clicks:
             raise ValueError(
                 f"a click to move or remove must be one since slice {index} was last propagated "
                 f"from or painted, got {click}; undo goes further back"
@@ -376,17 +376,19 @@ class Session:
 
     def _predict(self, clicks: Sequence[Click], probability: Tensor, new: int = 1) -> Tensor:
         image, nets = self._images([clicks[0].slice_index])[0], self.networks
-        return look_closer(nets.click_net, image, clicks, probability, *nets.crops, new)
+        return refine_prompt(nets.click_net, image, clicks, probability, *nets.crops, new)
 
     def _look_again(self, slice_index: int, probability: Tensor) -> Tensor:
         image, nets = self._images([slice_index])[0], self.networks
-        return look_again(nets.click_net, image, probability, nets.zoom_size, nets.looks)
+        return refine_propagated(
+            nets.click_net, image, probability, nets.zoom_size, nets.refinements
+        )
 
     def _fuse(self, current: PackedMasks, given: dict[int, Mask]) -> tuple[PackedMasks, PerSlice]:
         """Eqs. 2-4 wherever the user has not decided."""
         previous = self.rounds[-1].masks
         if self.compare is None:
-            told = Evidence.of(previous, current, given, self._images)
+            told = FusionFeatures.of(previous, current, given, self._images)
             how = {"given": given, "evidence": told, "threshold": self.threshold}
             return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
         previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)

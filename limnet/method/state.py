@@ -67,11 +67,11 @@ class PromptedSlice:
         return (self.probability > 0.5).cpu().numpy()
 
     @property
-    def movable(self) -> tuple[Click, ...]:
+    def pending_clicks(self) -> tuple[Click, ...]:
         """Clicks since the slice was last propagated from or painted on."""
         return self.clicks[self.settled_clicks :]
 
-    def settle(self) -> "PromptedSlice":
+    def commit(self) -> "PromptedSlice":
         """The same, with clicks that cannot be moved any more."""
         return replace(self, settled=self.probability, settled_clicks=len(self.clicks))
 
@@ -121,7 +121,7 @@ class State:
 
     def with_round(self, closed: Round) -> "State":
         """The open round is closed."""
-        prompts = {index: prompt.settle() for index, prompt in self.prompts.items()}
+        prompts = {index: prompt.commit() for index, prompt in self.prompts.items()}
         return replace(
             self,
             rounds=(*self.rounds, closed),

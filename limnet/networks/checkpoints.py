@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from limnet.files import written_whole
+from limnet.files import atomic_write
 from limnet.networks.click_net import ClickNet, ClickNetConfig
 from limnet.networks.hrnet import HRNetConfig
-from limnet.networks.inference import folded
+from limnet.networks.inference import fuse_batchnorm
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.published import ritm_state, xmem_state
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
@@ -39,13 +39,21 @@ WEIGHTS_VARIABLE = "LIMNET_WEIGHTS"  # environment: the folder of the paper-size
 OPTIONAL = {
     "detail_channels",
     "close_up_size",
-    "several_sizes",
-    "refined",
+    "multi_scale",
+    "postprocess",
     "memorize_every",
-    "looks",
-    "colour",
-    "exact_keys",
+    "refinements",
+    "rgb",
+    "fp32_memory",
     "evidence",
+}
+# what files of earlier versions call a field
+EARLIER_NAMES = {
+    "several_sizes": "multi_scale",
+    "refined": "postprocess",
+    "looks": "refinements",
+    "colour": "rgb",
+    "exact_keys": "fp32_memory",
 }
 LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not trusted
 
@@ -60,9 +68,9 @@ class LimNet:
     quality_net: QualityNet
     working_size: int  # pixels of a slice's shorter side during propagation
     zoom_size: int  # pixels of the longer side of the crop that the click net sees
-    looks: int = 0  # of the click net at each mask that propagation makes (ours)
-    several_sizes: bool = False  # of the crops of a click, whose mean its mask is (ours)
-    refined: bool = False  # a click's mask, by its appearance and by the mask before (ours)
+    refinements: int = 0  # of the click net at each mask that propagation makes (ours)
+    multi_scale: bool = False  # of the crops of a click, whose mean its mask is (ours)
+    postprocess: bool = False  # a click's mask, by its appearance and by the mask before (ours)
 
     @property
     def device(self) -> torch.device:
@@ -72,23 +80,23 @@ class LimNet:
     @property
     def crops(self) -> tuple[int, bool, bool]:
         """Zoom size of a click's crops, whether of several sizes, and whether they are refined."""
-        return self.zoom_size, self.several_sizes, self.refined
+        return self.zoom_size, self.multi_scale, self.postprocess
 
     @property
     def digest(self) -> str:
         """SHA-256 of all parameters and sizes: what a result depends on."""
-        looks = f"{self.looks} {self.several_sizes} {self.refined}"
-        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size} {looks}".encode())
+        refinement = f"{self.refinements} {self.multi_scale} {self.postprocess}"
+        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size} {refinement}".encode())
         for network in (self.click_net, self.propagation_net, self.quality_net):
-            sha256.update(str(network.config).encode())
+            sha256.update(_as_earlier(network.config).encode())
             for tensor in network.state_dict().values():
                 sha256.update(tensor.cpu().float().numpy().tobytes())
         return sha256.hexdigest()
 
-    def folded(self, dtype: torch.dtype = torch.float32) -> "LimNet":
+    def fuse_batchnorm(self, dtype: torch.dtype = torch.float32) -> "LimNet":
         """The same networks made for inference (`folding.folded`)."""
         names = ("click_net", "propagation_net", "quality_net")
-        return replace(self, **{name: folded(getattr(self, name), dtype) for name in names})
+        return replace(self, **{name: fuse_batchnorm(getattr(self, name), dtype) for name in names})
 
     def to(self, device: torch.device | str) -> "LimNet":
         """Move all three networks, in place."""
@@ -124,8 +132,8 @@ def lite() -> LimNet:
         working_size=256,
         close_up_size=192,
         memorize_every=2,
-        colour=False,
-        exact_keys=True,
+        rgb=False,
+        fp32_memory=True,
     )
     return _bundle(
         "lite",
@@ -135,14 +143,14 @@ def lite() -> LimNet:
                 maps_scale=1.0,
                 detail_channels=24,
                 zoom_size=160,
-                several_sizes=True,
-                refined=True,
-                looks=1,
-                colour=False,
+                multi_scale=True,
+                postprocess=True,
+                refinements=1,
+                rgb=False,
             )
         ),
         PropagationNet(propagation),
-        QualityNet(QualityNetConfig("resnet10", width=16, colour=False, evidence=True)),
+        QualityNet(QualityNetConfig("resnet10", width=16, rgb=False, evidence=True)),
     )
 
 
@@ -156,9 +164,9 @@ def _bundle(
         quality_net=quality_net.eval(),
         working_size=propagation_net.config.working_size,
         zoom_size=click_net.config.zoom_size,
-        looks=click_net.config.looks,
-        several_sizes=click_net.config.several_sizes,
-        refined=click_net.config.refined,
+        refinements=click_net.config.refinements,
+        multi_scale=click_net.config.multi_scale,
+        postprocess=click_net.config.postprocess,
     )
 
 
@@ -188,7 +196,7 @@ def load_networks(
     folders = {"lite": LITE_FOLDER, "paper": os.environ.get(WEIGHTS_VARIABLE)}
     folder = Path(folders.get(str(source)) or source)
     networks = _bundle(Path(source).name, *(_load_kind(folder, kind) for kind in KINDS))
-    return networks.folded(dtype) if fold else networks
+    return networks.fuse_batchnorm(dtype) if fold else networks
 
 
 def _load_kind(folder: Path, kind: str) -> Any:
@@ -228,7 +236,7 @@ def save_network(
         for key, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode
         save_file(tensors, partial, described)
@@ -293,6 +301,14 @@ def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
     return _fill(PropagationNet, PropagationNetConfig(), *xmem_state(source))
 
 
+def _as_earlier(config: Any) -> str:
+    """A configuration in its earlier names, so that journals of earlier versions know it."""
+    text = str(config)
+    for earlier, name in EARLIER_NAMES.items():
+        text = text.replace(f"{name}=", f"{earlier}=")
+    return text
+
+
 def _fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origin: str) -> Any:
     """The network of a configuration with these tensors, if they are exactly those it needs."""
     with torch.device("meta"):  # no memory is spent before the tensors have proved to fit
@@ -327,6 +343,8 @@ def _fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origi
 def _read_config(config_class: type, values: Any) -> Any:
     """A configuration from JSON, every field of the right kind; older files lack OPTIONAL ones."""
     kinds = {field.name: field.type for field in fields(config_class)}
+    if isinstance(values, dict):
+        values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
     needed = kinds.keys() - OPTIONAL
     if not isinstance(values, dict) or not needed <= values.keys() <= kinds.keys():
         raise ValueError(f"{config_class.__name__} needs {', '.join(kinds)}, got {values!r:.200}")

@@ -27,10 +27,10 @@ class ClickNetConfig:
     maps_scale: float = 0.05  # first value of the learnt weight of clicks beside image features
     detail_channels: int = 0  # of a head on finer grids than stride 4; RITM has none
     zoom_size: int = 400  # pixels of the longer side of the crops it is trained for
-    several_sizes: bool = False  # of crops, whose mean a click's mask is; RITM has one (ours)
-    refined: bool = False  # a click's mask, by its appearance and by the mask before (ours)
-    looks: int = 0  # at each mask that propagation makes, none in the paper (ours)
-    colour: bool = True  # False: trained on grey slices, so colours are averaged
+    multi_scale: bool = False  # of crops, whose mean a click's mask is; RITM has one (ours)
+    postprocess: bool = False  # a click's mask, by its appearance and by the mask before (ours)
+    refinements: int = 0  # at each mask that propagation makes, none in the paper (ours)
+    rgb: bool = True  # False: trained on grey slices, so colours are averaged
 
 
 class ClickLogits(NamedTuple):
@@ -75,7 +75,7 @@ class ClickNet(nn.Module):
         """
         dtype, size = self.maps_scale.dtype, images.shape[-2:]
         maps = torch.cat([previous, click_maps], dim=1).to(dtype)
-        images = normalise(images, colour=self.config.colour).to(dtype)
+        images = normalise(images, rgb=self.config.rgb).to(dtype)
         head, stem = self.hrnet(images, self.maps_transform(maps) * self.maps_scale.abs())
         mask, auxiliary = (resize(logits, size) for logits in (head.mask, head.auxiliary))
         if self.detail is not None:

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def folded(network: Network, dtype: torch.dtype = torch.float32) -> Network:
+def fuse_batchnorm(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """A copy whose batch norms are part of the convolutions before them, channels last.
 
     It cannot be trained or saved. In float32 it differs by rounding only.

@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from limnet.files import written_whole
+from limnet.files import atomic_write
 from limnet.networks.checkpoints import KINDS, LITE_FOLDER, load_ritm, load_xmem, save_network
 
 PUBLISHED = "published"  # folder of the files as they were fetched
@@ -163,7 +163,7 @@ def _readme(target: str, found: dict[str, Path]) -> str:
 
 def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

@@ -43,9 +43,9 @@ class PropagationNetConfig:
     working_size: int = 480  # pixels of the shorter side of the slices it is trained for
     close_up_size: int = 0  # pixels a side of a close-up of the object; 0: always whole slices
     memorize_every: int = 5  # slices from one memorized slice to the next
-    colour: bool = True  # False: trained on grey slices, so colours are averaged
+    rgb: bool = True  # False: trained on grey slices, so colours are averaged
     # what goes into memory and the logits are made in float32 where the rest computes in 16 bits
-    exact_keys: bool = False
+    fp32_memory: bool = False
 
 
 class KeyFeatures(NamedTuple):
@@ -59,7 +59,7 @@ class KeyFeatures(NamedTuple):
     f4: F4
 
 
-class SliceParts(NamedTuple):
+class SliceEncoding(NamedTuple):
     """All that the network needs of a slice beside the slice, and that no mask changes."""
 
     key: Float[Tensor, "batch key_dim height16 width16"]
@@ -109,11 +109,11 @@ class PropagationNet(nn.Module):
     def float32_parts(self) -> tuple[str, ...]:
         """What makes keys: they are compared by differences of near squares, which 16 bits lose.
 
-        With `exact_keys` also the rest of what goes into memory, and the logits: of a small object
+        With `fp32_memory` also the rest of what goes into memory, and the logits: of a small object
         one or two pixels at the border are 0.002 of its DSC.
         """
         keys = ("key_projection", "shrinkage_projection", "selection_projection")
-        if not self.config.exact_keys:
+        if not self.config.fp32_memory:
             return keys
         values = ("key_encoder", "value_encoder", "value_fuser")
         return (*keys, *values, "value_gate", "decoder.gate", "decoder.predict")
@@ -136,7 +136,7 @@ class PropagationNet(nn.Module):
             f4=f4,
         )
 
-    def prepare(self, features: KeyFeatures) -> SliceParts:
+    def prepare(self, features: KeyFeatures) -> SliceEncoding:
         """Begin the work of value encoder and decoder: at XMem's size four tenths of it.
 
         Their first convolutions are sums over channels, of which the slice's own come first.
@@ -145,7 +145,7 @@ class PropagationNet(nn.Module):
         value16 = self.value_fuser.block1.begin(f16)
         if self.key_encoder.conv1.weight.dtype != self.dtype:  # what autocast made smaller stays so
             f16, f8, f4 = (each.to(self.dtype) for each in (f16, f8, f4))
-        return SliceParts(
+        return SliceEncoding(
             key,
             shrinkage,
             selection,
@@ -158,7 +158,7 @@ class PropagationNet(nn.Module):
     def encode_value(
         self,
         images: Images,
-        parts: SliceParts,
+        parts: SliceEncoding,
         sensory: Sensory,
         mask: Maps,
         others: Maps,
@@ -184,7 +184,7 @@ class PropagationNet(nn.Module):
         return value, self.value_gate(value, sensory) if update_sensory else sensory
 
     def decode(
-        self, parts: SliceParts, readout: Value, sensory: Sensory, *, update_sensory: bool
+        self, parts: SliceEncoding, readout: Value, sensory: Sensory, *, update_sensory: bool
     ) -> tuple[Maps, Sensory]:
         """Logits of the object at the size of the slices, and the sensory memory after them."""
         return self.decoder(parts, readout.to(self.dtype), sensory, update_sensory=update_sensory)
@@ -221,7 +221,7 @@ class Decoder(nn.Module):
         self.gate = Gate(width, config.hidden_dim)
 
     def forward(
-        self, parts: SliceParts, readout: Value, sensory: Sensory, *, update_sensory: bool
+        self, parts: SliceEncoding, readout: Value, sensory: Sensory, *, update_sensory: bool
     ) -> tuple[Maps, Sensory]:
         g16 = self.fuser(parts.decoder16, torch.cat([readout, sensory.to(readout)], dim=1))
         g8 = self.block8(parts.decoder8.to(g16.dtype) + _enlarge(g16, 2))

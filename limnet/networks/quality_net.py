@@ -24,7 +24,7 @@ class QualityNetConfig:
 
     backbone: str = "resnet18"  # or "resnet50", or the small "resnet10"
     width: int = 64  # channels of the first convolution
-    colour: bool = True  # False: trained on grey slices, so colours are averaged
+    rgb: bool = True  # False: trained on grey slices, so colours are averaged
     evidence: bool = False  # weigh what the rounds tell of themselves too (ours)
 
 
@@ -65,7 +65,7 @@ class QualityNet(nn.Module):
         evidence: Float[Tensor, "batch 5"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The same before the sigmoid, for training."""
-        images = normalise(images, colour=self.config.colour)
+        images = normalise(images, rgb=self.config.rgb)
         seen = torch.cat([images, previous, current], dim=1).to(self.classify.weight.dtype)
         features = self.encoder(seen)[-1]
         logits = self.classify(features.mean(dim=(2, 3)))[:, 0].float()
@@ -74,7 +74,7 @@ class QualityNet(nn.Module):
         return logits
 
     @torch.no_grad()
-    def divide_logits(self, temperature: float) -> None:
+    def scale_temperature(self, temperature: float) -> None:
         """Make the answers less sure of themselves, or surer below 1, for good (Guo et al., 2017).
 
         Raises:

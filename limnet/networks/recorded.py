@@ -16,7 +16,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 WARM_UPS = 3  # calls before a recording, in which libraries choose their kernels
 
 
-class Recording:
+class CudaGraph:
     """One function on tensors of one size each."""
 
     def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
@@ -43,7 +43,7 @@ class Recording:
 
 
 # of each network, for as long as it lives
-_recordings: WeakKeyDictionary[nn.Module, dict[Hashable, Recording]] = WeakKeyDictionary()
+_recordings: WeakKeyDictionary[nn.Module, dict[Hashable, CudaGraph]] = WeakKeyDictionary()
 _recording = Lock()
 
 
@@ -64,5 +64,5 @@ def replay(
     with _recording:
         known = _recordings.setdefault(network, {})
         if key not in known:
-            known[key] = Recording(function, inputs)
+            known[key] = CudaGraph(function, inputs)
     return known[key](inputs)

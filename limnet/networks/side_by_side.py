@@ -16,7 +16,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 AHEAD = 2  # items that wait for each worker before whoever finds them works on them too
 
 
-def side_by_side(
+def parallel_map(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     device: torch.device,

@@ -77,7 +77,9 @@ def first_clicks(
     return sum(clicks[1:], clicks[0])
 
 
-def error_clicks(targets: Regions, masks: Regions, generator: torch.Generator) -> BatchedClicks:
+def corrective_clicks(
+    targets: Regions, masks: Regions, generator: torch.Generator
+) -> BatchedClicks:
     """One click on each slice, deep in the larger of both errors; none where there is no error.
 
     At random among the pixels over half as deep as the deepest one. Missing parts give a positive
@@ -105,10 +107,10 @@ def depths(regions: Regions, *, bordered: bool = True) -> Depths:
             for each in regions.numpy()
         ]
         return torch.from_numpy(np.stack(found).astype(np.float32))
-    return torch.cat([depths_by_minima(each, bordered) for each in regions.split(AT_ONCE)])
+    return torch.cat([separable_edt(each, bordered) for each in regions.split(AT_ONCE)])
 
 
-def depths_by_minima(regions: Regions, bordered: bool) -> Depths:
+def separable_edt(regions: Regions, bordered: bool) -> Depths:
     """`depths`, first within each row and then over the rows, without a loop over pixels."""
     height, width = regions.shape[1:]
     down, across = (torch.arange(n, device=regions.device).float() for n in (height, width))

@@ -28,14 +28,14 @@ GOOD_DICE = 0.97
 KEPT_SHARE = {"lost": 0.3, "absent": 0.5}
 
 
-class PlayedSlices(NamedTuple):
+class InteractionSamples(NamedTuple):
     """Slices, their true masks, and the masks that a round left there."""
 
     images: Float32[Tensor, "slices height width"]  # in [0, 1]
     targets: Bool[Tensor, "slices height width"]
     previous: Bool[Tensor, "slices height width"]
 
-    def draw(self, rng: np.random.Generator, size: int) -> "PlayedSlices":
+    def draw(self, rng: np.random.Generator, size: int) -> "InteractionSamples":
         """`size` of them at random, mirrored, turned, changed in contrast, some inverted.
 
         Raises:
@@ -53,16 +53,16 @@ class PlayedSlices(NamedTuple):
             chosen = torch.from_numpy(rng.random((size, 1, 1)) < 0.5)
             tensors = [torch.where(chosen, each.flip(axes), each) for each in tensors]
         chosen = torch.from_numpy(rng.random((size, 1, 1)) < 0.5)
-        return PlayedSlices(*(torch.where(chosen, each.mT, each) for each in tensors))
+        return InteractionSamples(*(torch.where(chosen, each.mT, each) for each in tensors))
 
 
-def play_slices(
+def simulate_interactions(
     sequences: Iterable[SliceSequence],
     networks: LimNet,
     rng: np.random.Generator,
     *,
     rounds: int = 3,
-) -> PlayedSlices:
+) -> InteractionSamples:
     """Every slice that is worth a click after one to `rounds` rounds without fusion on sequences.
 
     Propagation sees the slices at their own size, as for `mask_pairs.pairs_of_sequences`. Half of
@@ -75,8 +75,8 @@ def play_slices(
     ]
     if not found:
         none = torch.zeros(0, 1, 1)
-        return PlayedSlices(none, none.bool(), none.bool())
-    return PlayedSlices(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
+        return InteractionSamples(none, none.bool(), none.bool())
+    return InteractionSamples(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
 
 
 def _left_wrong(

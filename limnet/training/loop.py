@@ -40,8 +40,10 @@ class FitOptions:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warm_up: int = 100  # iterations
-    frozen_share: float = 0.3  # last part of the run, in which batch norm keeps its statistics
-    average_decay: float = 0.998  # of the running average of the weights, which is what is kept
+    freeze_bn_fraction: float = (
+        0.3  # last part of the run, in which batch norm keeps its statistics
+    )
+    ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
     gradient_norm: float = 5.0  # larger gradients are scaled down to this norm
     bfloat16: bool = False  # compute the step in it where autocast does; weights stay float32
     validate_every: int = 0  # iterations; 0: never
@@ -229,7 +231,7 @@ def _on(device: torch.device, batch: Any) -> Any:
 def _learn(run: _Run, step: Step, drawn: Drawn) -> float:
     """Do one iteration; its loss, the mean over all processes."""
     network, options, iteration = run.network, run.options, len(run.losses)
-    network.train(iteration < (1 - options.frozen_share) * options.iterations)
+    network.train(iteration < (1 - options.freeze_bn_fraction) * options.iterations)
     for group in run.optimizer.param_groups:
         group["lr"] = options.learning_rate * _schedule(iteration, options)
     torch.manual_seed(drawn.seed)  # dropout
@@ -256,7 +258,7 @@ def _learn(run: _Run, step: Step, drawn: Drawn) -> float:
             "lead here again: lower the learning rate and train in another folder"
         )
     run.optimizer.step()
-    decay = min(options.average_decay, (1 + iteration) / (10 + iteration))
+    decay = min(options.ema_decay, (1 + iteration) / (10 + iteration))
     _update_average(run.average, network, decay)
     return loss.item()
 

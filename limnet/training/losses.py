@@ -40,7 +40,7 @@ def binary_cross_entropy(logits: Maps, labels: Maps) -> Float[Tensor, " batch"]:
     return (losses * valid).mean(dim=(1, 2, 3))
 
 
-def hardest_fraction(
+def hard_example_fraction(
     step: int, *, start: int = 20_000, end: int = 70_000, least: float = 0.15
 ) -> float:
     """Part of the pixels that a training step counts: all until `start`, `least` from `end` on.

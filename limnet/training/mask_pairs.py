@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limnet.data.synthetic.defects import corrupt
 from limnet.evaluation.users import next_click
-from limnet.method.evidence import Evidence
+from limnet.method.evidence import FusionFeatures
 from limnet.method.features import SliceFeatures
 from limnet.method.fusion import crop_to_masks
 from limnet.method.session import Session
@@ -107,7 +107,7 @@ def pairs_of_rounds(
         changed = np.setdiff1d(np.flatnonzero(before.differs(after)), list(given)).tolist()
         if changed:
             images = slices(changed)
-            known = Evidence.of(before, after, given, slices).on(changed, images)
+            known = FusionFeatures.of(before, after, given, slices).on(changed, images)
             shown = before[changed], after[changed], target[changed]
             parts.append(_pairs(images, *shown, known))
     return MaskPairs.join(parts)
@@ -163,7 +163,7 @@ def pairs_of_sequences(
     return MaskPairs.join(parts)
 
 
-def draw_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int) -> MaskPairs:
+def sample_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int) -> MaskPairs:
     """A batch with equal shares of all sources that have pairs, changed in contrast and mirrored.
 
     Half of the batches are turned, and in half previous and current change places.

@@ -18,10 +18,10 @@ from limnet.data.synthetic.defects import corrupt
 from limnet.method.affinity import affinity, similarity
 from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
-from limnet.networks.propagation_net import PropagationNet, SliceParts, aggregate
+from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
 from limnet.networks.quality_net import QualityNet
-from limnet.training.clicks import BatchedClicks, error_clicks, first_clicks
-from limnet.training.interactions import PlayedSlices
+from limnet.training.clicks import BatchedClicks, corrective_clicks, first_clicks
+from limnet.training.interactions import InteractionSamples
 from limnet.training.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
 from limnet.training.mask_pairs import MaskPairs
 from limnet.training.samples import SliceSequence
@@ -36,7 +36,7 @@ class ClickBatch(NamedTuple):
     previous: Bool[Tensor, "batch height width"] | None = None
 
     @classmethod
-    def join(cls, *parts: "ClickBatch | PlayedSlices") -> "ClickBatch":
+    def join(cls, *parts: "ClickBatch | InteractionSamples") -> "ClickBatch":
         """The slices of all parts in one batch."""
         previous = [
             torch.zeros_like(part.targets) if part.previous is None else part.previous
@@ -67,7 +67,7 @@ class ClickTraining:
     defective_share: float = 0.3  # samples that start from a defective mask (section III-B)
     absent_share: float = 0.05  # samples whose previous mask must be clicked away altogether
     # of the rounds: masks whose clicks are forgotten, as of a slice that propagation came to (ours)
-    forgotten_share: float = 0.35
+    drop_clicks_prob: float = 0.35
     again_share: float = 0.2  # of the rounds: looks without a new click, as the second of a session
     auxiliary_weight: float = 0.4  # of the OCR's auxiliary cross entropy
     dice_weight: float = 1.0  # of a Dice loss, ours: networks that start from nothing learn sooner
@@ -164,7 +164,7 @@ def _first_clicks(
     options: ClickTraining,
 ) -> BatchedClicks:
     """On the error of the previous mask; on and off the target where there is no such error."""
-    corrections = error_clicks(targets, previous, generator)
+    corrections = corrective_clicks(targets, previous, generator)
     wrong = previous.flatten(1).any(dim=1) & (corrections.signs[:, 0] != 0)
     limits = {"decay": options.decay, "most": options.max_clicks}
     others = first_clicks(targets, generator, **limits)
@@ -181,11 +181,11 @@ def _after_round(
     """Click the largest errors; what the network sees as previous masks in the next round."""
     chance, level = torch.rand(2, len(targets), generator=generator, device=targets.device)
     again = chance < options.again_share
-    forgotten = ~again & (chance < options.again_share + options.forgotten_share)
+    forgotten = ~again & (chance < options.again_share + options.drop_clicks_prob)
     # too large or too small along edges of the image, as propagated masks are
     level = torch.where(forgotten, 0.05 + 0.9 * level, 0.49)[:, None, None]
     masks = previous[:, 0] > level
-    corrections = error_clicks(targets, masks, generator).where(~again)
+    corrections = corrective_clicks(targets, masks, generator).where(~again)
     forgotten &= corrections.signs[:, 0] != 0
     seen = torch.where(forgotten[:, None, None, None], masks[:, None].to(previous), previous)
     return clicks.where(~forgotten) + corrections, seen
@@ -252,9 +252,9 @@ def propagation_step(
     return torch.stack(losses).mean()
 
 
-def _slice(parts: list[Tensor], index: int) -> SliceParts:
+def _slice(parts: list[Tensor], index: int) -> SliceEncoding:
     """Of every sequence the parts of one slice."""
-    return SliceParts(*(part[:, index] for part in parts))
+    return SliceEncoding(*(part[:, index] for part in parts))
 
 
 def _shown(length: int, rng: np.random.Generator, options: PropagationTraining) -> list[int]:
@@ -317,13 +317,13 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
     truth, signs = pairs.previous_better.double().numpy(), 2 * pairs.previous_better.numpy() - 1
     design = np.column_stack([(columns / scale).numpy(), np.ones(len(truth))])
 
-    def surprise(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    def nll(weights: np.ndarray) -> tuple[float, np.ndarray]:
         found, penalised = design @ weights, np.append(weights[:-1], 0)
         slope = design.T @ (expit(found) - truth) / len(truth) + 2 * ridge * penalised
         return np.logaddexp(0, -signs * found).mean() + ridge * (penalised**2).sum(), slope
 
     limits = [(0, None)] + [(None, None)] * (design.shape[1] - 1)
-    *weights, _ = minimize(surprise, [0] * len(limits), jac=True, bounds=limits, tol=1e-10).x
+    *weights, _ = minimize(nll, [0] * len(limits), jac=True, bounds=limits, tol=1e-10).x
     picture, *others = torch.tensor(weights) / scale
     with torch.no_grad():
         network.classify.weight *= picture

@@ -21,7 +21,7 @@ MOST_PAGES = 1 << 15  # for one image on the screen; on a disk that seeks they t
 
 
 @dataclass(frozen=True, eq=False)
-class StoredImages:
+class LazyImages:
     """Voxels in a file that are not as they are used: scaled, of another byte order, or fractions.
 
     What is indexed is read, scaled and checked; `numpy.asarray` reads all.
@@ -80,10 +80,10 @@ class StoredImages:
         return np.asarray(self[...], dtype=dtype)
 
 
-Images = Num[np.ndarray, "slices height width *rgb"] | StoredImages
+Images = Num[np.ndarray, "slices height width *rgb"] | LazyImages
 
 
-def map_voxels(path: Path, proxy: ArrayProxy) -> np.ndarray | StoredImages:
+def map_voxels(path: Path, proxy: ArrayProxy) -> np.ndarray | LazyImages:
     """The voxels of an uncompressed NIfTI in the file's order; nothing is read.
 
     Raises:
@@ -99,15 +99,15 @@ def map_voxels(path: Path, proxy: ArrayProxy) -> np.ndarray | StoredImages:
 
 def as_used(
     stored: np.memmap, slope: float = 1.0, inter: float = 0.0, source: Path | None = None
-) -> np.ndarray | StoredImages:
+) -> np.ndarray | LazyImages:
     """A memory map itself where its numbers can be used as they are, else with their conversion."""
     is_plain = stored.dtype.kind in "ui" and stored.dtype.isnative and (slope, inter) == (1, 0)
-    return stored if is_plain else StoredImages(stored, slope, inter, source)
+    return stored if is_plain else LazyImages(stored, slope, inter, source)
 
 
-def is_mapped(images: np.ndarray | StoredImages) -> bool:
+def is_mapped(images: np.ndarray | LazyImages) -> bool:
     """Whether the voxels are in a file: what was computed of a memory map is not."""
-    return isinstance(images, StoredImages) or getattr(images, "filename", None) is not None
+    return isinstance(images, LazyImages) or getattr(images, "filename", None) is not None
 
 
 def check_finite(voxels: np.ndarray, source: Path | None) -> None:
@@ -135,7 +135,7 @@ def few_planes(images: Images, file_axes: tuple[int, int, int]) -> Iterator[np.n
         yield images[(slice(None),) * axis + (index,)]
 
 
-def thinned(images: Images, view: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def subsampled_view(images: Images, view: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """What a view shows of images; where it lies scattered over a file, in coarse pixels.
 
     Args:
@@ -143,14 +143,14 @@ def thinned(images: Images, view: Callable[[np.ndarray], np.ndarray]) -> np.ndar
     """
     if not is_mapped(images):
         return view(images)
-    stored = view(images.stored if isinstance(images, StoredImages) else images)
+    stored = view(images.stored if isinstance(images, LazyImages) else images)
     along, down = sorted(range(2), key=lambda axis: abs(stored.strides[axis]))
     apart = min(abs(stored.strides[along]) / PAGE, 1)  # pages from pixel to pixel
     pages = stored.shape[down] * (1 + apart * stored.shape[along])
     step = max(1, math.ceil(math.sqrt(pages / MOST_PAGES)))
     thin = stored[::step, ::step]
     with _page_by_page(stored):
-        shown = np.array(replace(images, stored=thin) if isinstance(images, StoredImages) else thin)
+        shown = np.array(replace(images, stored=thin) if isinstance(images, LazyImages) else thin)
     height, width = stored.shape[:2]
     return shown.repeat(step, axis=0)[:height].repeat(step, axis=1)[:, :width]
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from nibabel.affines import voxel_sizes
 from PIL import Image
 
-from limnet.volumes.lazy import LARGE, StoredImages, map_voxels
+from limnet.volumes.lazy import LARGE, LazyImages, map_voxels
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -40,9 +40,9 @@ class FileGrid:
     flips: tuple[int, ...] = ()  # those of slices (0), rows (1), columns (2) that run against them
     source: Path | None = None  # the file or folder it came from
 
-    def to_slices(self, data: np.ndarray | StoredImages) -> np.ndarray | StoredImages:
+    def to_slices(self, data: np.ndarray | LazyImages) -> np.ndarray | LazyImages:
         """An array in file order as (slices, height, width, ...); a view."""
-        if isinstance(data, StoredImages):
+        if isinstance(data, LazyImages):
             return replace(data, stored=self.to_slices(data.stored))
         return np.flip(np.transpose(data, (*self.axes, *range(3, data.ndim))), self.flips)
 
@@ -71,7 +71,7 @@ class FileGrid:
 
 def read_file(
     path: Path, *, frames_as: str | Colours | None, in_memory: bool | None = True
-) -> tuple[np.ndarray | StoredImages, FileGrid, str | None]:
+) -> tuple[np.ndarray | LazyImages, FileGrid, str | None]:
     """What a file or folder holds in the file's own order, its grid, its modality if it says so.
 
     Args:
@@ -111,7 +111,7 @@ def _is_uncompressed(path: Path) -> bool:
 
 def _read_nifti(
     path: Path, in_memory: bool | None
-) -> tuple[np.ndarray | StoredImages, FileGrid, None]:
+) -> tuple[np.ndarray | LazyImages, FileGrid, None]:
     with _reading(path):
         image = nibabel.load(path)
         shape, stored, file_affine = image.shape, image.dataobj, image.affine

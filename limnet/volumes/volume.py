@@ -18,13 +18,13 @@ import numpy as np
 from jaxtyping import Float, Int, Integer, Num
 from nibabel.affines import apply_affine, voxel_sizes
 
-from limnet.files import written_whole
+from limnet.files import atomic_write
 from limnet.volumes.lazy import (
     LARGE,
     PLANES,
     SAMPLE,
     Images,
-    StoredImages,
+    LazyImages,
     as_used,
     check_finite,
     few_planes,
@@ -274,7 +274,7 @@ class Volume:
         header.set_data_dtype(data.dtype)
         is_nifti2 = isinstance(header, nibabel.Nifti2Header)
         image = nibabel.Nifti2Image if is_nifti2 else nibabel.Nifti1Image
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             # without an affine the header's forms stay as they were read
             image(self.grid.to_file(data), None, header).to_filename(partial)
 
@@ -287,7 +287,7 @@ def _in_memory(images: np.ndarray, *, copy: bool) -> np.ndarray:
 
 
 def _checked(
-    images: np.ndarray | StoredImages, grid: FileGrid, modality: str | None, window: Window
+    images: np.ndarray | LazyImages, grid: FileGrid, modality: str | None, window: Window
 ) -> Volume:
     """The Volume of images that are fit to be one."""
     channels = (3,) if modality == "RGB" else ()

@@ -17,7 +17,7 @@ from limnet.annotator.widget.marks import Marks, draw_marks
 from limnet.annotator.widget.off_screen import (
     CACHE_BYTES,
     Greys,
-    OffScreen,
+    ImageCache,
     held,
     on_screen,
     resize,
@@ -67,7 +67,7 @@ class SlicePainter:
             cache_bytes: what slices may take in the browser, at 4 bytes a pixel.
         """
         self.canvas = Canvas(width=width, height=height, layout=on_screen(width))
-        self._slices = OffScreen(cache_bytes)
+        self._slices = ImageCache(cache_bytes)
         self._fill = Canvas(width=1, height=1, layout=Layout())
         self._shown: Shown | None = None
         self._make: Callable[[], Greys] | None = None

@@ -12,10 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from limnet.annotator.annotation import Action, Annotation, SegmentedObject
-from limnet.annotator.widget.look import Look
+from limnet.annotator.widget.look import ViewState
 from limnet.annotator.widget.run import Cancelled, Run
 from limnet.annotator.widget.view import along, dragged_window, stroke
-from limnet.method.filling import Filling
+from limnet.method.filling import FeaturePrefetcher
 from limnet.method.prompts import Click
 from limnet.volumes.masks import PackedMasks
 
@@ -76,14 +76,14 @@ class Controller:
             post: has a call made in the thread of the caller.
         """
         self.annotation, self.recorder, self.post = annotation, recorder or annotation, post
-        self.look = Look(annotation.volume, canvas)
+        self.look = ViewState(annotation.volume, canvas)
         self.tool, self.brush_radius = "click", 6
         self.shown_round: int | None = None  # None: the masks as they are now
         self.active = annotation.objects[0].name if annotation.objects else None
         self.gesture: Gesture | None = None
         self.pointer: Place | None = None  # (x, y) on the canvas
         self.run: Run | None = None
-        self.filling = Filling()
+        self.filling = FeaturePrefetcher()
         self.message, self.is_error = "", False
         self.changed: Callable[[], None] = lambda: None  # called after anything has
         self._masks: dict[str, tuple[Any, PackedMasks]] = {}
@@ -323,7 +323,7 @@ class Controller:
         places = [
             (math.dist(view.to_canvas(v, u), (x, y)), click)
             for click, v, u in self.clicks_here()
-            if click.slice_index in prompts and click in prompts[click.slice_index].movable
+            if click.slice_index in prompts and click in prompts[click.slice_index].pending_clicks
         ]
         distance, click = min(places, key=lambda each: each[0], default=(math.inf, None))
         return click if distance <= NEAR else None

@@ -4,10 +4,10 @@ import numpy as np
 
 from limnet.annotator.widget.view import Plane, View, planes
 from limnet.volumes import Volume
-from limnet.volumes.lazy import thinned
+from limnet.volumes.lazy import subsampled_view
 
 
-class Look:
+class ViewState:
     """One crosshair for three planes, of which one is the main one."""
 
     def __init__(self, volume: Volume, canvas: tuple[int, int]) -> None:
@@ -66,7 +66,7 @@ class Look:
         plane, index, images = self.planes[axis], self.index(axis), self.volume.images
         if axis == 0:
             return images[index]
-        return thinned(images, lambda array: plane.image(array, index))
+        return subsampled_view(images, lambda array: plane.image(array, index))
 
     def reading(self) -> str:
         """Where the crosshair is, in voxels and millimetres, and the intensity there."""

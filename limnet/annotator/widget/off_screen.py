@@ -42,7 +42,7 @@ def held() -> Iterator[None]:
         manager._caching = False
 
 
-class OffScreen:
+class ImageCache:
     """Images that stay in the browser; those not used for longest make room for new ones."""
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:

@@ -14,7 +14,7 @@ from limnet.annotator.slice_provenance import SliceProvenance, slice_provenance
 from limnet.annotator.widget.actions import button
 from limnet.annotator.widget.controller import TOOLS, Controller
 from limnet.annotator.widget.keys import KEYS
-from limnet.annotator.widget.strip import Strip, described
+from limnet.annotator.widget.strip import Timeline, described
 from limnet.volumes import CT_WINDOWS
 from limnet.volumes.masks import PackedMasks
 
@@ -56,7 +56,7 @@ class SlicePanel:
     """A slider through the images, and under it what there is to say about each slice."""
 
     def __init__(self, controller: Controller, width: int) -> None:
-        self.controller, self.strip = controller, Strip(width)
+        self.controller, self.strip = controller, Timeline(width)
         self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
         self._slider.observe(lambda change: self._go_to(change["new"]), "value")
         self._described = ipywidgets.HTML()

@@ -48,7 +48,7 @@ class Rectangle(NamedTuple):
     colour: str
 
 
-class Strip:
+class Timeline:
     """Draws the records of all slices, and a line at the one that is looked at."""
 
     def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:

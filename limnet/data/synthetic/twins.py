@@ -12,7 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from limnet.files import written_whole
+from limnet.files import atomic_write
 
 MARKER = "twin.json"
 TWIN_SEEDS = 1_000_000  # the twins' patients are none of those that networks are trained on
@@ -67,5 +67,5 @@ def write_slices(path: Path, slices: np.ndarray, spacing_mm: tuple[float, float,
 
 def write_first(path: Path, save: Callable[[Path], Any]) -> None:
     """Saves under another name first, so that a file that exists is whole."""
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         save(partial)
