@@ -14,7 +14,7 @@ from PIL import Image
 
 from limnet.data.labelled_image import LabelledImage, read_map
 from limnet.data.layout import few, find_folder, first_folder
-from limnet.data.synthetic.scenes_2d import IRREGULAR, VERSION, irregular
+from limnet.data.synthetic.scenes_2d import VERSION, irregular
 from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_first
 
 ISHAPE_SUBSETS = ("antenna", "branch", "fence", "hanger", "log", "wire")
@@ -122,7 +122,7 @@ def write_ishape_twin(
         if image.is_file() and labels.is_file():
             continue
         rng = np.random.default_rng(20 * TWIN_SEEDS + len(parts) * seed + number)
-        scene = irregular(rng, IRREGULAR[subset], side)
+        scene = irregular(rng, subset, side)
         ids = np.arange(FIRST_INSTANCE, FIRST_INSTANCE + len(scene.masks))
         _write(labels, (scene.masks * ids[:, None, None]).sum(axis=0).astype(np.uint16))
         _write(image, scene.image)
