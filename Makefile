@@ -151,18 +151,18 @@ validate: run-33_validate_weights ## the weights on collections that no training
 annotate: run-40_click_and_segment ## a simulated user in the annotator; yours: make lab
 
 benchmark: $(ok) ## sizes, lengths, optimisations: hours; BENCHMARK="--help" tells what to ask for
-	"$(python)" -m limnet.benchmark $(BENCHMARK)
+	PYTHONPATH=tests "$(python)" -m measure $(BENCHMARK)
 	$(MAKE) --no-print-directory reproduce-runtime
 
 large-run: run-62_large_run ## every case of a data set over all cores; goes on after a stop
 measure-large-run: $(ok) ## twenty kills of a large run, and one worker against two
-	"$(python)" tests/measure_large_run.py
+	PYTHONPATH=tests "$(python)" -m measure.large_run
 
 measure-speed: $(ok) ## clicks, rounds, memory, 16 bits on the real cases: README's numbers
-	"$(python)" tests/measure_speed.py
+	PYTHONPATH=tests "$(python)" -m measure.speed
 
 measure-widget: $(ok) ## the annotator's speed and memory in a browser, and 50 kills
-	"$(python)" tests/measure_widget.py
+	PYTHONPATH=tests "$(python)" -m measure.widget
 
 run-%: $(ok) ## run notebooks/%.ipynb and leave its report in reports/%/
 	@stop() { echo "make $@: $$1" >&2; exit 1; }; \

@@ -14,7 +14,7 @@ import pytest
 import torch
 from distributed import Client, Future, SpecCluster
 from distributed.core import Status
-from measure_large_run import (
+from measure.large_run import (
     OPTIONS,
     born,
     contents,

@@ -1,6 +1,6 @@
 """A measurement in a process of its own, so that nothing else counts.
 
-`measure_alone` starts `python -m limnet.benchmark.alone FOLDER`, which reads the setting and its
+`measure_alone` starts `python -m measure.alone FOLDER`, which reads the setting and its
 slices there and prints a row.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from limnet.benchmark.measuring import measure
-from limnet.benchmark.setting import GIGABYTE, Setting, phantom_slices
 from limnet.peak_memory import peak_memory
+from measure.measuring import measure
+from measure.setting import GIGABYTE, Setting, phantom_slices
 
 
 def measure_alone(setting: Setting) -> dict[str, Any]:
@@ -31,13 +31,14 @@ def measure_alone(setting: Setting) -> dict[str, Any]:
         RuntimeError: the process failed.
     """
     images, target = phantom_slices(setting)
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    root = Path(__file__).parents[2]
+    known = os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join(filter(None, (str(root), str(root / "tests"), known)))
     with TemporaryDirectory() as folder:
         Path(folder, "setting.json").write_text(json.dumps(asdict(setting)), encoding="utf-8")
         np.save(Path(folder, "images.npy"), images, allow_pickle=False)
         np.save(Path(folder, "target.npy"), target, allow_pickle=False)
-        command = [sys.executable, "-m", "limnet.benchmark.alone", folder]
+        command = [sys.executable, "-m", "measure.alone", folder]
         environment = {**os.environ, "PYTHONPATH": paths}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import fakes
+from measure import alone, setting
+from measure.alone import measure_alone
+from measure.setting import GIGABYTE, Setting
 
-from limnet.benchmark import alone, setting
-from limnet.benchmark.alone import measure_alone
-from limnet.benchmark.setting import GIGABYTE, Setting
 from limnet.data.synthetic.abdomen import ORGANS, Phantom
 
 SMALL = Setting(slices=4, size=32, clicks=2, repeats=2, cache_gb=0)
@@ -27,7 +27,7 @@ def phantom(monkeypatch):
 
 def test_the_process_reads_setting_and_slices_and_prints_a_row(phantom, monkeypatch, capsys):
     def run(command, *, env, **_):
-        assert command[1:3] == ["-m", "limnet.benchmark.alone"]
+        assert command[1:3] == ["-m", "measure.alone"]
         assert (Path(env["PYTHONPATH"].split(os.pathsep)[0]) / "limnet").is_dir()
         alone.main(Path(command[3]))
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limnet.benchmark.setting import WARM_UP_SLICES, Images, Masks, Setting
-from limnet.benchmark.work import gigaflop, parameters
 from limnet.method.features import Resizer, SliceFeatures
 from limnet.method.fusion import fuse_rounds
 from limnet.method.looks import refine_propagated
@@ -22,6 +20,8 @@ from limnet.method.session import Session
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import CT_WINDOWS, Volume
 from limnet.volumes.masks import Mask
+from measure.setting import WARM_UP_SLICES, Images, Masks, Setting
+from measure.work import gigaflop, parameters
 
 PROMPTS = (1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)  # of the way through the slices
 

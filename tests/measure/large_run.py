@@ -1,6 +1,6 @@
 """A large run that is killed again and again, and what a second worker is worth.
 
-`python tests/measure_large_run.py` kills ten processes of a run over 64 small cases, client,
+`make measure-large-run` kills ten processes of a run over 64 small cases, client,
 scheduler, nanny or worker, and compares its results with those of a run that nobody disturbed;
 then it times the shipped networks with one worker and with two. The tests kill twice.
 """
@@ -20,12 +20,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from fakes import SHAPE, Brighter, Disks, Prefers
-from measured import report
 
 from limnet.data import Case, write_btcv_twin
 from limnet.evaluation.evaluate import evaluate_cases
 from limnet.evaluation.large_run import Options, run, tasks_of
 from limnet.networks.checkpoints import LimNet
+from measure.report import report
 
 CASES, KILLS = 64, 10
 PATIENCE = 120  # seconds for each start
@@ -33,7 +33,7 @@ OPTIONS = Options(rounds=2)
 LABELS = {"left": 1, "right": 2}
 VICTIMS = {"local": ("client", "worker"), "address": ("client", "scheduler", "nanny", "worker")}
 PIDS = "LIMNET_TEST_PIDS"  # environment: the folder in which a worker leaves its process' number
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Slow(Brighter):
@@ -151,7 +151,7 @@ class Disturbed:
                 self._start_scheduler()
             address = json.loads((self.folder / "scheduler.json").read_text())["address"]
             self._replace_nannies()
-        command = [str(Path(__file__)), "run", str(self.folder), address, str(self.workers)]
+        command = ["-m", "measure.large_run", "run", str(self.folder), address, str(self.workers)]
         self.client = self._process(sys.executable, *command)
 
     def _start_scheduler(self) -> None:
@@ -238,7 +238,7 @@ def until(is_so, what: str, seconds: float) -> None:
 
 def client(folder: Path, scheduler: str, workers: int) -> None:
     """The process of a run, as `Disturbed` starts it."""
-    from measure_large_run import networks  # workers import it by this name, not as __main__
+    from measure.large_run import networks  # workers import it by this name, not as __main__
 
     how = {"options": OPTIONS, "workers": workers, "scheduler": scheduler}
     tasks = tasks_of(read_cases(folder / "cases"))

@@ -21,7 +21,6 @@ import nbformat
 import nibabel
 import numpy as np
 from browser import ANNOTATOR, NOTEBOOKS, Annotator, jupyterlab, opened, until
-from measured import report
 from playwright.sync_api import Error as PageError
 from scipy import ndimage
 
@@ -32,6 +31,7 @@ from limnet.annotator.widget.widget import SIZE
 from limnet.data import example_case
 from limnet.metrics import dice
 from limnet.volumes import Volume
+from measure.report import report
 
 SLICES, LARGE, MIDDLE = 100, 512, 256
 CLICKS, EVENTS, CHANGES, KILLS = 60, 300, 2000, 50

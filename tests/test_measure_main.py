@@ -1,9 +1,8 @@
 import json
 
 import pytest
-
-from limnet.benchmark import __main__ as command
-from limnet.benchmark.setting import Setting
+from measure import __main__ as command
+from measure.setting import Setting
 
 SETTINGS = [Setting(slices=number, size=32) for number in (3, 4)]
 LADDER = Setting(networks="paper", slices=5, size=32)
@@ -25,7 +24,7 @@ def measured(monkeypatch):
         done.append(f"ladder of {setting.networks}")
         return [{"step": steps[0].name if steps else "plain"}]
 
-    monkeypatch.setattr(command, "climb", run_ablation)
+    monkeypatch.setattr(command, "run_ablation", run_ablation)
     monkeypatch.setattr(command, "provenance", lambda _: {"commit": "abc", "device": "a machine"})
     return done
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from measure import setting
+from measure.setting import Setting, phantom_slices
 
-from limnet.benchmark import setting
-from limnet.benchmark.setting import Setting, phantom_slices
 from limnet.data.synthetic.abdomen import ORGANS, Phantom
 from limnet.networks.resizing import convolve_and_resize, resize_and_convolve
 from limnet.volumes import Volume

@@ -3,10 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import fakes
-
-from limnet.benchmark import measuring
-from limnet.benchmark.measuring import Times, measure
-from limnet.benchmark.setting import Setting
+from measure import measuring
+from measure.measuring import Times, measure
+from measure.setting import Setting
 
 SMALL = Setting(slices=4, size=32, clicks=2, repeats=2, cache_gb=0)
 

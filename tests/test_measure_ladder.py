@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-
-from limnet.benchmark import ladder
-from limnet.benchmark.ladder import LADDER, LOOKS, Step, run_ablation
-from limnet.benchmark.setting import Setting
+from measure import ladder
+from measure.ladder import LADDER, LOOKS, Step, run_ablation
+from measure.setting import Setting
 
 STEPS = (Step("plain", {"fold": False}), Step("folded", {"fold": True}, 2.0, 3.0, "why"))
 

@@ -1,4 +1,4 @@
-"""`python -m limnet.benchmark`: all sizes, slices and networks, and the ladders, into one JSON.
+"""`python -m measure`: all sizes, slices and networks, and the ladders, into one JSON.
 
 Every row is on disk as soon as it is measured; a run that was stopped goes on behind the last one.
 """
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from limnet.benchmark.alone import measure_alone
-from limnet.benchmark.ladder import LOOKS, run_ablation
-from limnet.benchmark.setting import NETWORKS, Setting
 from limnet.files import write_whole
 from limnet.reports.results import provenance, report_folder
+from measure.alone import measure_alone
+from measure.ladder import LOOKS, run_ablation
+from measure.setting import NETWORKS, Setting
 
 REPORT = "57_runtime_and_memory"  # the notebook that shows it
 
@@ -65,7 +65,7 @@ def _setting_of(row: dict[str, Any]) -> Setting | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for; by default what an hour on two cores allows."""
-    parser = argparse.ArgumentParser(prog="python -m limnet.benchmark", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m measure", description=main.__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 480, 512])

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from limnet.benchmark.measuring import propagation_seconds
-from limnet.benchmark.setting import WARM_UP_SLICES, Setting, phantom_slices
 from limnet.volumes import CT_WINDOWS, Volume
+from measure.measuring import propagation_seconds
+from measure.setting import WARM_UP_SLICES, Setting, phantom_slices
 
 
 class Step(NamedTuple):

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from limnet.benchmark.setting import Masks, Setting
 from limnet.method.passes import propagate
 from limnet.method.propagation import close_up, propagate_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
+from measure.setting import Masks, Setting
 
 
 class Agreement(NamedTuple):

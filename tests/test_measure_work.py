@@ -1,8 +1,8 @@
 import pytest
 import torch
 from fakes import fakes
+from measure.work import MEMORIZED_SLICES, gigaflop, parameters
 
-from limnet.benchmark.work import MEMORIZED_SLICES, gigaflop, parameters
 from limnet.networks.checkpoints import lite
 
 

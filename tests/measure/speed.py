@@ -1,7 +1,8 @@
 """Measures speed, memory and exactness: `make measure-speed`, some 25 minutes.
 
 Prints what the README states and leaves it in reports/measure_speed/. It means something only where
-nothing else runs. The parts can be asked for alone: `python tests/measure_speed.py measure_rounds`.
+nothing else runs. The parts can be asked for alone:
+`PYTHONPATH=tests python -m measure.speed measure_rounds`.
 """
 
 import json
@@ -14,11 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measured import report
 from tqdm import tqdm
 
-from limnet.benchmark import LADDER, Setting, agreement, measure_alone
-from limnet.benchmark.setting import GIGABYTE, Masks, phantom_slices
 from limnet.data import Case, collection_cases
 from limnet.evaluation.users import next_click_on_slice
 from limnet.method.prompts import Click
@@ -28,6 +26,9 @@ from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.peak_memory import peak_memory
 from limnet.volumes import CT_WINDOWS, Volume
+from measure import LADDER, Setting, agreement, measure_alone
+from measure.report import report
+from measure.setting import GIGABYTE, Masks, phantom_slices
 
 STARTS, REPEATS = 5, 5
 SIX_ROUNDS = Setting(organ="left kidney", rounds=6, repeats=1)  # 100 slices of 480 x 480
@@ -98,7 +99,7 @@ def measure_memory(folder: Path) -> dict[str, object]:
         (folder / "clicks.json").write_text(json.dumps(clicks))
         volume, size = images.nbytes / GIGABYTE, images.shape[1]
         del images, target
-        command = [sys.executable, __file__, "session", str(folder)]
+        command = [sys.executable, "-m", "measure.speed", "session", str(folder)]
         peak = int(subprocess.check_output(command)) / GIGABYTE
         found[f"{slices} slices of {size} x {size}, GB"] = peak
         found[f"{slices} slices, of that the volume, GB"] = volume

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from fakes import fakes
+from measure.agreement import agreement
+from measure.setting import Setting
 
-from limnet.benchmark.agreement import agreement
-from limnet.benchmark.setting import Setting
 from limnet.networks.checkpoints import load_networks
 from limnet.volumes import Volume
 
