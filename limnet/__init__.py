@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
+    from limnet.annotator.journal import replay
+    from limnet.evaluation.evaluate import evaluate
     from limnet.method.prompts import Click
     from limnet.method.session import Session
     from limnet.networks.checkpoints import LimNet, load_networks
     from limnet.volumes import Volume
 
-__all__ = ["Click", "LimNet", "Session", "Volume", "load_networks"]
+__all__ = ["Click", "LimNet", "Session", "Volume", "evaluate", "load_networks", "replay"]
 
 WHERE = {
     "Click": "limnet.method.prompts",
     "LimNet": "limnet.networks.checkpoints",
     "Session": "limnet.method.session",
     "Volume": "limnet.volumes",
+    "evaluate": "limnet.evaluation.evaluate",
     "load_networks": "limnet.networks.checkpoints",
+    "replay": "limnet.annotator.journal",
 }
 
 
