@@ -33,13 +33,6 @@ def normalised_focal_loss(
     return losses.sum(dim=(1, 2, 3)) / count.clamp(min=1)
 
 
-def binary_cross_entropy(logits: Maps, labels: Maps) -> Float[Tensor, " batch"]:
-    """Cross entropy, averaged over all pixels; those labelled -1 count as zero (RITM)."""
-    valid = labels != IGNORED
-    losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
-    return (losses * valid).mean(dim=(1, 2, 3))
-
-
 def hard_example_fraction(
     step: int, *, start: int = 20_000, end: int = 70_000, least: float = 0.15
 ) -> float:

@@ -21,9 +21,8 @@ from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
 from limnet.networks.quality_net import QualityNet
 from limnet.training.clicks import BatchedClicks, corrective_clicks, first_clicks
-from limnet.training.interactions import InteractionSamples
+from limnet.training.interactions import InteractionSamples, MaskPairs
 from limnet.training.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
-from limnet.training.mask_pairs import MaskPairs
 from limnet.training.samples import SliceSequence
 
 

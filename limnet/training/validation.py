@@ -20,7 +20,7 @@ from limnet.metrics import dice
 from limnet.networks.click_net import ClickNet
 from limnet.networks.propagation_net import PropagationNet
 from limnet.networks.quality_net import QualityNet
-from limnet.training.mask_pairs import MaskPairs
+from limnet.training.interactions import MaskPairs
 from limnet.training.steps import ClickBatch, SequenceBatch
 from limnet.volumes import Volume
 
@@ -66,7 +66,7 @@ def propagation_score(network: PropagationNet, batch: SequenceBatch) -> float:
         frame, found = features.frame, np.zeros_like(truth)
         given = {0: features.mask(truth[0])}
         for index, probability in propagate(network, features, len(truth), 0, given):
-            mask = frame.leave(frame.unpad(probability)) > 0.5
+            mask = frame.to_slice(frame.unpad(probability)) > 0.5
             found[index] = mask.cpu().numpy()
         scores.append(dice(found[1:], truth[1:]))
     return float(np.mean(scores))

@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from limnet.training import loop
-from limnet.training.loop import FitOptions, fit, local_device, processes
+from limnet.training.loop import Draws, FitOptions, drawn_batches, fit, local_device, processes
 
 # a process that is forked from one that has imported these starts at once
 SERVER = multiprocessing.get_context("forkserver")
@@ -63,6 +62,11 @@ def killed_at(iteration):
     return progress
 
 
+def run_until(iteration, folder, options=TOY, **more):
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(folder, options, progress=killed_at(iteration), **more)
+
+
 def checkpoint(folder):
     return torch.load(folder / "checkpoint.pt", weights_only=True)
 
@@ -75,23 +79,15 @@ def assert_same(found, expected):
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("kills", [[1], [7], [2, 9, 17], [19]])
+@pytest.mark.parametrize("kills", [[1], [2, 9, 19]])
 def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(kills, tmp_path):
     expected, whole = toy_run(tmp_path / "whole")
     for iteration in kills:
-        with pytest.raises(KeyboardInterrupt):
-            toy_run(tmp_path / "parts", progress=killed_at(iteration))
-    network, parts = toy_run(tmp_path / "parts")
-    assert parts.losses == whole.losses
-    assert_same(network, expected)
-
-
-def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path, progress=killed_at(7))
+        run_until(iteration, tmp_path / "parts")
     seen = []
-    toy_run(tmp_path, progress=lambda done, loss: seen.append(done))
-    assert seen == list(range(7, 20))
+    network, parts = toy_run(tmp_path / "parts", progress=lambda done, loss: seen.append(done))
+    assert seen == list(range(kills[-1], 20)) and parts.losses == whole.losses
+    assert_same(network, expected)
 
 
 def slow_run(folder):
@@ -122,42 +118,31 @@ def test_a_process_killed_at_any_moment_and_started_again_reaches_the_same_weigh
     assert_same(network, expected)
 
 
-def test_a_checkpoint_is_replaced_and_never_written_over(tmp_path):
+def test_a_checkpoint_is_replaced_and_what_a_kill_left_of_one_is_removed(tmp_path):
     def progress(done, loss):
         if done == 7:
             os.link(tmp_path / "checkpoint.pt", tmp_path / "before.pt")
 
+    (tmp_path / ".0-checkpoint.pt").write_bytes(b"half of it")
     toy_run(tmp_path, progress=progress)
     assert len(torch.load(tmp_path / "before.pt", weights_only=True)["losses"]) == 7
     assert len(checkpoint(tmp_path)["losses"]) == 20
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"checkpoint.pt", "log.json", "before.pt"}
 
 
-def test_what_is_left_of_a_checkpoint_that_was_being_written_does_no_harm(tmp_path):
-    expected, _ = toy_run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path / "parts", progress=killed_at(7))
-    (tmp_path / "parts" / "checkpoint.partial").write_bytes(b"half of it")
-    network, _ = toy_run(tmp_path / "parts")
-    assert_same(network, expected)
-    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"checkpoint.pt", "log.json"}
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_a_damaged_checkpoint_is_named_and_not_overwritten(kept, tmp_path):
-    toy_run(tmp_path)
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.999, None])
+def test_a_damaged_or_foreign_checkpoint_is_named_and_not_overwritten(kept, tmp_path):
     path = tmp_path / "checkpoint.pt"
-    content = path.read_bytes()
-    damaged = content[: int(kept * len(content))]
-    path.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt must be a whole .*; remove it"):
+    if kept is None:
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        toy_run(tmp_path)
+        path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    damaged = path.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint\.pt"):
         toy_run(tmp_path)
     assert path.read_bytes() == damaged
-
-
-def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="must be a whole checkpoint of this package"):
-        toy_run(tmp_path)
 
 
 def run_on_a_small_disk(folder, largest_file, answer):
@@ -173,7 +158,7 @@ def run_on_a_small_disk(folder, largest_file, answer):
     answer.send(str(error.value))
 
 
-@pytest.mark.parametrize("largest_file", [0, 1000, 5000, 8000])
+@pytest.mark.parametrize("largest_file", [0, 5000])
 def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(largest_file, tmp_path):
     folder = tmp_path / "parts"
     receiver, sender = SERVER.Pipe(duplex=False)
@@ -182,10 +167,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(largest_file
     sender.close()  # or recv would wait for ever for a process that died
     message = receiver.recv()
     process.join()
-    assert message.startswith("checkpoint and log of 7 iterations could not be written (")
-    assert message.endswith(
-        f"the last good checkpoint is {folder / 'checkpoint.pt'}, which has done 6: "
-        "make room on the disk and start again"
+    assert (
+        "of 7 iterations" in message and f"{folder / 'checkpoint.pt'}, which has done 6" in message
     )
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "log.json"}
     assert len(checkpoint(folder)["losses"]) == iterations_on_disk(folder) == 6
@@ -198,7 +181,7 @@ def test_a_disk_that_was_full_from_the_start_leaves_nothing(tmp_path, monkeypatc
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RuntimeError, match=r"no space left.*the last good checkpoint is none"):
+    with pytest.raises(RuntimeError, match="no space left"):
         toy_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -216,54 +199,44 @@ class Diverges(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("diverges", [lambda loss: loss * torch.nan, Diverges.apply])
-@pytest.mark.parametrize("seconds", [0.0, RARELY])
-def test_a_run_that_diverges_stops_and_saves_the_state_before(diverges, seconds, tmp_path):
+def test_a_run_that_diverges_stops_and_saves_the_state_before(diverges, tmp_path):
     def step(network, batch, rng):
         states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         loss = toy_step(network, batch, rng)
         return diverges(loss) if len(states) == 6 else loss
 
     states = []
-    with pytest.raises(
-        RuntimeError,
-        match=r"of iteration 5 must be finite.*the state before it is in .*checkpoint\.pt.*"
-        "lower the learning rate and train in another folder",
-    ):
-        fit(toy(), step, toy_batch, tmp_path, replace(TOY, checkpoint_seconds=seconds))
+    with pytest.raises(RuntimeError, match="of iteration 5"):
+        fit(toy(), step, toy_batch, tmp_path, replace(TOY, checkpoint_seconds=RARELY))
     state = checkpoint(tmp_path)
     assert len(state["losses"]) == 5
     assert_same(state["network"], states[-1])  # batch norm's statistics too
     assert all(tensor.isfinite().all() for tensor in state["average"].values())
 
 
-def test_a_finished_run_is_not_run_again(tmp_path):
+def test_a_finished_run_is_not_run_again_and_other_options_begin_no_second_one(tmp_path):
     first, whole = toy_run(tmp_path)
     content = (tmp_path / "checkpoint.pt").read_bytes()
-    second, again = toy_run(tmp_path)
-    assert again == whole
-    assert_same(second, first)
-    assert not second.training
+    for options in (TOY, replace(TOY, checkpoint_seconds=9.0, validate_every=2)):
+        second, again = toy_run(tmp_path, options)
+        assert again == whole and not second.training
+        assert_same(second, first)
+    with pytest.raises(ValueError, match=r"seed \(3, now 4\)"):
+        toy_run(tmp_path, replace(TOY, seed=4))
     assert (tmp_path / "checkpoint.pt").read_bytes() == content
 
 
-def test_a_run_goes_on_with_other_weights_at_no_option_but_the_harmless(tmp_path):
-    toy_run(tmp_path)
-    toy_run(tmp_path, replace(TOY, checkpoint_seconds=9.0, validate_every=2))
-    with pytest.raises(ValueError, match=r"seed \(3, now 4\); choose another folder"):
-        toy_run(tmp_path, replace(TOY, seed=4))
-
-
-def test_a_checkpoint_of_version_0_1_0_goes_on(tmp_path):
-    expected, _ = toy_run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path, progress=killed_at(7))
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+    options = replace(TOY, freeze_bn_fraction=0.5, ema_decay=0.9)
+    expected, _ = toy_run(tmp_path / "whole", options)
+    run_until(7, tmp_path, options)
     state = checkpoint(tmp_path)
-    old = {"network", "optimizer", "average", "losses", "options"}
-    state = {name: state[name] for name in old}
-    for name in ("bfloat16", "validate_every"):
-        del state["options"][name]
-    torch.save(state, tmp_path / "checkpoint.pt")
-    assert_same(toy_run(tmp_path)[0], expected)
+    state = {name: state[name] for name in ("network", "optimizer", "average", "losses", "options")}
+    earlier = {"frozen_share": 0.5, "average_decay": 0.9}
+    gone = ("freeze_bn_fraction", "ema_decay", "bfloat16", "validate_every")
+    kept = {name: value for name, value in state["options"].items() if name not in gone}
+    torch.save(state | {"options": kept | earlier}, tmp_path / "checkpoint.pt")
+    assert_same(toy_run(tmp_path, options)[0], expected)
 
 
 def test_the_log_tells_losses_scores_seconds_and_options(tmp_path):
@@ -277,65 +250,30 @@ def test_the_log_tells_losses_scores_seconds_and_options(tmp_path):
     assert log["options"] == asdict(options) and log["processes"] == 1
 
 
-def test_seconds_are_summed_over_restarts(tmp_path):
-    def slow(done, loss):
-        time.sleep(0.02)
-        if done == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path, progress=slow)
-    before = checkpoint(tmp_path)["seconds"]
-    assert before >= 7 * 0.02
-    assert toy_run(tmp_path)[1].seconds > before
-
-
 def test_validation_sees_the_average_and_changes_nothing(tmp_path):
     def validate(network):
         assert not network.training and not torch.is_grad_enabled()
         averages.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return network(torch.rand(4, 3)).mean().item()  # and torch's random state is another
 
-    def batch(rng):
-        random_states.append(torch.get_rng_state())
-        return toy_batch(rng)
-
-    averages, ends = [], []
-    for name, every in (("without", 0), ("with", 5)):
-        random_states, network, options = [], toy(), replace(TOY, validate_every=every)
-        fitted = fit(network, toy_step, batch, tmp_path / name, options, validate=validate)
-        ends.append((checkpoint(tmp_path / name), random_states, torch.get_rng_state(), fitted))
-    (state, states, last, fitted), (state_with, states_with, last_with, fitted_with) = ends
-    assert fitted.losses == fitted_with.losses and torch.equal(last, last_with)
-    assert all(torch.equal(*pair) for pair in zip(states, states_with, strict=True))
+    averages, options = [], replace(TOY, validate_every=5)
+    _, without = toy_run(tmp_path / "without", options)
+    network, fitted = toy_run(tmp_path / "with", options, validate=validate)
+    assert fitted.losses == without.losses and without.scores == []
     for part in ("network", "average"):
-        assert_same(state_with[part], state[part])
-    for number, moments in state["optimizer"]["state"].items():
-        assert_same(state_with["optimizer"]["state"][number], moments)
-    assert [done for done, _ in fitted_with.scores] == [5, 10, 15, 20] and fitted.scores == []
-    assert len(averages) == 4
+        assert_same(checkpoint(tmp_path / "with")[part], checkpoint(tmp_path / "without")[part])
+    assert [done for done, _ in fitted.scores] == [5, 10, 15, 20]
     assert_same(averages[-1], network)  # which is the average at the end
 
 
-def test_scores_survive_a_restart(tmp_path):
-    options = replace(TOY, validate_every=5)
-
-    def validate(network):
-        return network(torch.ones(1, 3)).item()
-
-    _, whole = toy_run(tmp_path / "whole", options, validate=validate)
-    with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path / "parts", options, validate=validate, progress=killed_at(12))
-    _, parts = toy_run(tmp_path / "parts", options, validate=validate)
+def test_scores_and_seconds_survive_a_restart(tmp_path):
+    options, more = replace(TOY, validate_every=5), {"validate": lambda net: net(torch.ones(1, 3))}
+    _, whole = toy_run(tmp_path / "whole", options, **more)
+    run_until(12, tmp_path / "parts", options, **more)
+    before = checkpoint(tmp_path / "parts")["seconds"]
+    _, parts = toy_run(tmp_path / "parts", options, **more)
     assert parts.scores == whole.scores and len(whole.scores) == 4
-
-
-def test_workers_that_draw_ahead_change_nothing(tmp_path):
-    _, alone = toy_run(tmp_path / "alone")
-    with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path / "ahead", replace(TOY, workers=2), progress=killed_at(7))
-    _, ahead = toy_run(tmp_path / "ahead", replace(TOY, workers=2))
-    assert ahead.losses == alone.losses
+    assert parts.seconds > before > 0
 
 
 def test_the_callers_random_state_is_left_alone_also_by_a_run_that_stops(tmp_path):
@@ -368,20 +306,19 @@ def test_the_network_is_left_with_the_average_of_its_weights(tmp_path):
     assert network.weight.item() == pytest.approx(average)
 
 
-def test_batch_norm_keeps_its_statistics_in_the_last_part(tmp_path):
+def test_batch_norm_freezes_and_the_learning_rate_warms_up_and_falls_to_one_percent(tmp_path):
     network, modes = toy(), []
-    options = FitOptions(iterations=10, freeze_bn_fraction=0.3)
-    fit(
-        network, toy_step, toy_batch, tmp_path, options,
-        lambda done, loss: modes.append(network.training),
-    )  # fmt: skip
-    assert modes == [True] * 7 + [False] * 3
+    options = replace(TOY, iterations=100, warm_up=10, learning_rate=1.0, freeze_bn_fraction=0.3)
+    rates = []
 
+    def progress(done, loss):
+        modes.append(network.training)
+        if done:  # the checkpoint of the iteration before
+            rates.append(checkpoint(tmp_path)["optimizer"]["param_groups"][0]["lr"])
 
-def test_the_learning_rate_warms_up_and_falls_to_one_percent():
-    options = FitOptions(iterations=100, warm_up=10)
-    rates = [loop._schedule(iteration, options) for iteration in range(101)]
-    assert rates[0] < 0.11 and rates[9] > 0.95 and rates[100] == pytest.approx(0.01)
+    fit(network, toy_step, toy_batch, tmp_path, options, progress)
+    assert modes == [True] * 70 + [False] * 30
+    assert rates[0] < 0.11 and rates[9] > 0.95 and rates[98] == pytest.approx(0.01, abs=0.002)
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
 
 
@@ -402,6 +339,31 @@ def test_in_bfloat16_the_step_computes_in_it_and_the_weights_stay_float32(tmp_pa
     assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
 
 
+def both_kinds(rng):
+    """From the generator that is given, and from PyTorch's own."""
+    return float(rng.random()), float(torch.rand(1))
+
+
+def test_who_draws_changes_nothing_but_seed_iteration_and_rank_do(tmp_path):
+    def drawn(workers, seed=3, rank=0, iterations=range(2, 7)):
+        batches = drawn_batches(Draws(both_kinds, seed, rank), iterations, workers)
+        return [(seed, batch, rng.random()) for seed, batch, rng in batches]
+
+    alone = drawn(0)
+    assert drawn(2) == alone and drawn(0, iterations=range(4, 7)) == alone[2:]
+    others = [drawn(0, seed, rank) for seed in (3, 4) for rank in (0, 1)]
+    assert len({batch for draws in others for _, batch, _ in draws}) == 4 * 5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_drawing_raises_is_heard(workers, tmp_path):
+    def draw(rng):
+        raise RuntimeError("nothing to draw")
+
+    with pytest.raises(RuntimeError, match="nothing to draw"):
+        fit(toy(), toy_step, draw, tmp_path, replace(TOY, workers=workers))
+
+
 def test_a_process_has_the_gpu_of_its_number_or_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert local_device() == torch.device("cpu")
@@ -412,7 +374,6 @@ def test_a_process_has_the_gpu_of_its_number_or_the_cpu(monkeypatch):
 
 
 def test_a_process_that_nobody_started_with_others_is_alone(monkeypatch):
-    assert processes(torch.device("cpu")) == (0, 1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert processes(torch.device("cpu")) == (0, 1)
@@ -479,36 +440,28 @@ def test_two_processes_learn_what_one_learns_from_both_their_batches(tmp_path):
     assert losses[-1] < losses[0]
 
 
-def first_weights(rank, folder):
+def first_weights_and_gradients(rank, folder):
     torch.manual_seed(rank)
     network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
     network.to(memory_format=torch.channels_last)
     nn.init.constant_(network[1].running_mean, rank + 5.0)
     fit(network, regression_step, toy_batch, folder / f"rank-{rank}", FitOptions(iterations=0))
-    return network.state_dict()
-
-
-def test_all_processes_begin_with_the_weights_and_statistics_of_the_first(tmp_path):
-    first, second = together(first_weights, tmp_path)
-    assert_same(second, first)
-    assert (first["1.running_mean"] == 5.0).all()
-
-
-def uneven_step(rank, folder):
-    network = nn.ParameterDict({name: torch.zeros(1) for name in ("both", "one", "none")})
+    uneven = nn.ParameterDict({name: torch.zeros(1) for name in ("both", "one", "none")})
 
     def step(network, batch, rng):
-        loss = network["both"].sum() * (rank + 1)
-        return loss + network["one"].sum() if rank == 1 else loss
+        loss = uneven["both"].sum() * (rank + 1)
+        return loss + uneven["one"].sum() if rank == 1 else loss
 
     options = FitOptions(iterations=1, gradient_norm=RARELY)
-    fit(network, step, lambda rng: None, folder, options)
-    return {name: weight.grad for name, weight in network.items()}
+    fit(uneven, step, lambda rng: None, folder / "uneven", options)
+    return network.state_dict(), {name: weight.grad for name, weight in uneven.items()}
 
 
-def test_a_weight_that_one_process_left_out_has_a_gradient_of_zero_there(tmp_path):
-    for gradients in together(uneven_step, tmp_path):
-        assert gradients["both"] == 1.5 and gradients["one"] == 0.5 and gradients["none"] is None
+def test_processes_share_weights_statistics_and_gradients_that_one_of_them_left_out(tmp_path):
+    (first, gradients), (second, others) = together(first_weights_and_gradients, tmp_path)
+    assert_same(second, first)
+    assert (first["1.running_mean"] == 5.0).all()
+    assert gradients == others == {"both": 1.5, "one": 0.5, "none": None}
 
 
 def toy_of_two(rank, folder):
@@ -535,26 +488,19 @@ def diverging_on_one(rank, folder):
         steps.append(loss)
         return loss * torch.nan if rank == 1 and len(steps) == 6 else loss
 
-    steps = []
-    with pytest.raises(RuntimeError, match="of iteration 5 must be finite") as error:
-        fit(toy(), step, toy_batch, folder / f"rank-{rank}", replace(TOY, checkpoint_seconds=9.0))
-    return str(error.value)
+    steps, options = [], replace(TOY, checkpoint_seconds=9.0)
+    with pytest.raises(RuntimeError, match="of iteration 5") as diverged:
+        fit(toy(), step, toy_batch, folder / f"rank-{rank}", options)
+    done = len(checkpoint(folder / "rank-0")["losses"])
+    if rank == 0:
+        (folder / "damaged").mkdir()
+        (folder / "damaged" / "checkpoint.pt").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="damaged") as damaged:
+        toy_run(folder / ("other" if rank else "damaged"))
+    return str(diverged.value), done, str(damaged.value)
 
 
-def test_all_processes_stop_where_one_of_them_diverges(tmp_path):
+def test_all_processes_stop_where_one_diverges_and_tell_of_a_damaged_checkpoint(tmp_path):
     first, second = together(diverging_on_one, tmp_path)
-    assert first == second and str(tmp_path / "rank-0" / "checkpoint.pt") in first
-    assert len(checkpoint(tmp_path / "rank-0")["losses"]) == 5
-
-
-def damaged_for_all(rank, folder):
-    with pytest.raises(ValueError, match="remove it") as error:
-        toy_run(folder / f"rank-{rank}")
-    return str(error.value)
-
-
-def test_all_processes_tell_of_a_damaged_checkpoint(tmp_path):
-    (tmp_path / "rank-0").mkdir()
-    (tmp_path / "rank-0" / "checkpoint.pt").write_bytes(b"half of it")
-    first, second = together(damaged_for_all, tmp_path)
-    assert first == second and "rank-0" in first
+    assert first == second and first[1] == 5
+    assert str(tmp_path / "rank-0" / "checkpoint.pt") in first[0]

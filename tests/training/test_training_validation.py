@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from fakes import Brighter, Disks, Prefers
 
-from limnet.training.mask_pairs import MaskPairs
+from limnet.training.interactions import MaskPairs
 from limnet.training.steps import ClickBatch, SequenceBatch
 from limnet.training.validation import (
     click_rounds,

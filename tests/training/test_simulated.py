@@ -6,7 +6,7 @@ from fakes import fakes
 from limnet.metrics import dice
 from limnet.training.interactions import (
     GOOD_DICE,
-    LEAST_WRONG,
+    MIN_ERROR,
     InteractionSamples,
     simulate_interactions,
 )
@@ -42,7 +42,7 @@ def test_slices_that_are_right_are_left_out():
 def test_all_slices_are_worth_a_click():
     played = play(ramp_sequence(12), ramp_sequence(36), rounds=3)
     for mask, target in zip(played.previous.numpy(), played.targets.numpy(), strict=True):
-        assert (mask ^ target).sum() >= LEAST_WRONG and dice(mask, target) <= GOOD_DICE
+        assert (mask ^ target).sum() >= MIN_ERROR and dice(mask, target) <= GOOD_DICE
 
 
 def test_the_same_seed_plays_the_same():

@@ -7,8 +7,8 @@ import torch
 from limnet.method.fusion import CROP_SIZE
 from limnet.networks.checkpoints import lite
 from limnet.networks.quality_net import QualityNet
-from limnet.training import mask_pairs
-from limnet.training.mask_pairs import (
+from limnet.training import interactions as mask_pairs
+from limnet.training.interactions import (
     MaskPairs,
     defective_pairs,
     pairs_of_rounds,

@@ -1,20 +1,18 @@
-from dataclasses import replace
 from itertools import repeat
 
 import numpy as np
 import pytest
 import torch
-from test_click_net import TINY
 
-from limnet.networks.click_net import ClickNet
+from limnet.networks.click_net import ClickNet, ClickNetConfig
+from limnet.networks.hrnet import HRNetConfig
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.training import steps as training
 from limnet.training.clicks import BatchedClicks
-from limnet.training.interactions import InteractionSamples
+from limnet.training.interactions import InteractionSamples, MaskPairs
 from limnet.training.loop import FitOptions, fit
 from limnet.training.losses import dice_loss, normalised_focal_loss
-from limnet.training.mask_pairs import MaskPairs
 from limnet.training.samples import SliceSequence
 from limnet.training.steps import (
     ClickBatch,
@@ -46,7 +44,11 @@ def bright_boxes(*shape):
 
 def click_net():
     torch.manual_seed(0)
-    return ClickNet(replace(TINY, maps_scale=1.0))
+    sizes = HRNetConfig(
+        width=4, stem_channels=8, bottlenecks=1, bottleneck_planes=4, stage_modules=(1, 1, 1),
+        blocks=1, ocr_width=8,
+    )  # fmt: skip
+    return ClickNet(ClickNetConfig(sizes, maps_scale=1.0))
 
 
 def propagation_net():
