@@ -5,8 +5,8 @@ import json
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,52 +91,28 @@ def evaluate(
             f"got shape {target.shape} with {int(target.sum())} voxels"
         )
     compare = partial(_truly_better, target) if oracle else None
-    how = {"fuse": fuse, "threshold": threshold, "compare": compare}
-    session = Session(volume, networks, **how, options=options, features=features)
-    masks, results, clicks, comparisons = np.zeros_like(target), [], [], []
-    for _ in range(rounds):
-        click = user(target, masks if results else None, session.clicks)
-        clicks.append(click)
-        start = time.perf_counter()
-        if click is not None:
-            session.add_click(click)
-            comparisons += _comparisons(target, masks, session, session.propagate())
-        seconds = time.perf_counter() - start
-        before, masks = masks, session.masks
-        worse = _slices_made_worse(target, before, masks) if results else 0
-        nsd = surface_dice(target, masks, volume.spacing_mm)
-        results.append((dice(target, masks), nsd, seconds, worse))
-    scores, surface_scores, times, worse = zip(*results, strict=True)
-    compared = np.array(comparisons, dtype=np.float32).reshape(-1, len(COMPARISON_COLUMNS))
-    return Evaluation(scores, surface_scores, times, tuple(clicks), worse, masks, compared)
-
-
-def _comparisons(
-    target: Masks, before: Masks, session: Session, last: Round
-) -> list[tuple[float, ...]]:
-    """Both rounds' masks of every slice that fusion chose between, or would have."""
-    if len(session.rounds) < 2:
-        return []
-    clicked = {click.slice_index for click in session.clicks}
-    return [
-        (
-            float(len(session.rounds)),
-            float(last.previous_better[index]),
-            dice(target[index], before[index]),
-            dice(target[index], mask),
-        )
-        for index, mask in enumerate(last.propagated)
-        if index not in clicked and not np.array_equal(before[index], mask)
-    ]
-
-
-def _truly_better(target: Masks, previous: Masks, current: Masks) -> np.ndarray:
-    """1 for every slice whose previous mask has the higher DSC, else 0."""
-    scores = (
-        [dice(truth, mask) for truth, mask in zip(target, masks, strict=True)]
-        for masks in (previous, current)
+    session = Session(
+        volume,
+        networks,
+        fuse=fuse,
+        threshold=threshold,
+        compare=compare,
+        options=options,
+        features=features,
     )
-    return np.greater(*scores).astype(np.float32)
+    comparisons: list[tuple[float, ...]] = []
+
+    def segment(volume: Volume, clicks: Sequence[Click]) -> Masks:
+        before = session.masks
+        session.add_click(clicks[-1])
+        last = session.propagate()
+        if len(session.rounds) > 1:
+            comparisons.extend(_comparisons(target, before, session, last))
+        return session.masks
+
+    played = _play_rounds(volume, target, [partial(user, target)] * rounds, segment)
+    compared = np.array(comparisons, dtype=np.float32).reshape(-1, len(COMPARISON_COLUMNS))
+    return replace(played, comparisons=compared)
 
 
 def replay(
@@ -147,13 +123,26 @@ def replay(
     Args:
         clicks: of another evaluation; in a round without one the last masks stay.
     """
-    masks, results, given = np.zeros_like(target), [], []
-    for click in clicks:
+    return _play_rounds(
+        volume, target, [lambda *_, click=click: click for click in clicks], segment
+    )
+
+
+def _play_rounds(
+    volume: Volume,
+    target: Masks,
+    users: Iterable[Callable[[Masks | None, Sequence[Click]], Click | None]],
+    segment: Segmenter,
+) -> Evaluation:
+    """Let a user a round click, and score the masks of all clicks so far."""
+    masks, results, clicks = np.zeros_like(target), [], []
+    for user in users:
+        made = [click for click in clicks if click is not None]
+        click, before = user(masks if results else None, made), masks
+        clicks.append(click)
         start = time.perf_counter()
-        before = masks
         if click is not None:
-            given.append(click)
-            masks = segment(volume, given)
+            masks = segment(volume, [*made, click])
         seconds = time.perf_counter() - start
         worse = _slices_made_worse(target, before, masks) if results else 0
         nsd = surface_dice(target, masks, volume.spacing_mm)
@@ -161,6 +150,31 @@ def replay(
     scores, surface_scores, times, worse = zip(*results, strict=True)
     nothing = np.zeros((0, len(COMPARISON_COLUMNS)), dtype=np.float32)
     return Evaluation(scores, surface_scores, times, tuple(clicks), worse, masks, nothing)
+
+
+def _slices_made_worse(target: Masks, before: Masks, after: Masks) -> int:
+    changed = np.flatnonzero((before != after).any(axis=(1, 2)))
+    return sum(bool(dice(target[i], after[i]) < dice(target[i], before[i])) for i in changed)
+
+
+def _comparisons(
+    target: Masks, before: Masks, session: Session, last: Round
+) -> Iterator[tuple[float, ...]]:
+    """COMPARISON_COLUMNS of every slice that fusion chose between, or would have."""
+    clicked = {click.slice_index for click in session.clicks}
+    for index, mask in enumerate(last.propagated):
+        if index not in clicked and not np.array_equal(before[index], mask):
+            scores = [dice(target[index], each) for each in (before[index], mask)]
+            yield float(len(session.rounds)), float(last.previous_better[index]), *scores
+
+
+def _truly_better(target: Masks, previous: Masks, current: Masks) -> np.ndarray:
+    """1 for every slice whose previous mask has the higher DSC, else 0."""
+    scores = (
+        [dice(truth, mask) for truth, mask in zip(target, masks, strict=True)]
+        for masks in (previous, current)
+    )
+    return np.greater(*scores).astype(np.float32)
 
 
 def largest_slice(
@@ -184,11 +198,6 @@ def largest_slice(
     return resized, both[3:] > 0.5
 
 
-def _slices_made_worse(target: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
-    changed = np.flatnonzero((before != after).any(axis=(1, 2)))
-    return sum(bool(dice(target[i], after[i]) < dice(target[i], before[i])) for i in changed)
-
-
 @dataclass(frozen=True, eq=False)
 class CaseEvaluation:
     """The evaluation of one organ of one case."""
@@ -200,22 +209,11 @@ class CaseEvaluation:
     computed: bool = True  # now; or it was in the cache
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A row a round, for a table of all cases."""
-        scores = {name: getattr(self.evaluation, name) for name in ROUND_COLUMNS}
-        return round_rows(self.case, self.organ, scores)
-
-
-def round_rows(
-    case: Case, organ: str, scores: Mapping[str, Sequence[float]]
-) -> Iterator[dict[str, Any]]:
-    """A row a round with the names of case and organ.
-
-    Args:
-        scores: ROUND_COLUMNS, as `read_scores` gives them.
-    """
-    named = {"collection": case.collection, "case": case.name, "organ": organ}
-    for index, values in enumerate(zip(*(scores[name] for name in ROUND_COLUMNS), strict=True)):
-        yield {**named, "round": index + 1, **dict(zip(ROUND_COLUMNS, values, strict=True))}
+        """A row a round with the names of case and organ, for a table of all cases."""
+        named = {"collection": self.case.collection, "case": self.case.name, "organ": self.organ}
+        columns = [getattr(self.evaluation, name) for name in ROUND_COLUMNS]
+        for index, values in enumerate(zip(*columns, strict=True)):
+            yield {**named, "round": index + 1, **dict(zip(ROUND_COLUMNS, values, strict=True))}
 
 
 def scores_by_collection(rows: pd.DataFrame) -> pd.DataFrame:
@@ -237,6 +235,24 @@ def scores_by_collection(rows: pd.DataFrame) -> pd.DataFrame:
         named = {"collection": collection, "method": method}
         table.append({**named, **counted, **scores, "low": low, "high": high})
     return pd.DataFrame(table)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What `evaluate_cases` lets one choose; a result in the cache is found by it."""
+
+    rounds: int = 6
+    fuse: bool = True
+    oracle: bool = False
+    threshold: float | int = 0.5
+    user: User | None = None  # of `limnet.evaluation.protocols`; None: the paper's
+    only_largest_slice: bool = False  # see `largest_slice`
+
+    def of_evaluate(self) -> dict[str, Any]:
+        """The arguments of `evaluate` that are set."""
+        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        chosen.pop("only_largest_slice")
+        return chosen
 
 
 def evaluate_cases(
@@ -265,65 +281,60 @@ def evaluate_cases(
         segment: another method, which gets the clicks that the networks got; its results are
             cached by its `digest` where it has one (those of `comparators`), else by its name.
     """
-    options = {"rounds": rounds, "fuse": fuse, "oracle": oracle, "threshold": threshold}
-    options |= {} if user is None else {"user": user}
-    organs, size, digest = organs and tuple(organs), networks.working_size, networks.digest
+    options = EvaluationOptions(rounds, fuse, oracle, threshold, user, only_largest_slice)
+    organs = organs and tuple(organs)
     for case in cases:
-        whole, labels = case.load()
-        features = SliceFeatures(whole, networks.propagation_net, working_size=size)
+        loaded = LoadedCase(case, networks)
         for organ in case.anatomy if organs is None else organs:
-            volume, target = whole, case.target(labels, organ)
-            if not target.any():
-                continue
-            if only_largest_slice:
-                volume, target = largest_slice(volume, target)
-            shared = None if only_largest_slice else features
-            play = partial(evaluate, volume, target, networks, features=shared, **options)
-            image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
-            recipe = f"{PROTOCOL} {image} {digest} {options}".encode()
-            file = cache / f"{_digest(recipe, np.packbits(target))}.npz"
+            result = loaded.evaluate(organ, cache, options, segment)
+            if result is not None:
+                yield result
+
+
+class LoadedCase:
+    """A case in memory, whose organs share the features of its slices."""
+
+    def __init__(self, case: Case, networks: LimNet) -> None:
+        """Image and labels are read here."""
+        self.case, self.networks = case, networks
+        self.volume, self.labels = case.load()
+        size = networks.working_size
+        self.features = SliceFeatures(self.volume, networks.propagation_net, working_size=size)
+
+    def evaluate(
+        self,
+        organ: str,
+        cache: Path,
+        options: EvaluationOptions,
+        segment: Segmenter | None = None,
+    ) -> CaseEvaluation | None:
+        """Evaluate one organ, as `evaluate_cases`; None where the case does not show it."""
+        volume, target, features = self.volume, self.case.target(self.labels, organ), self.features
+        if not target.any():
+            return None
+        if options.only_largest_slice:
+            volume, target = largest_slice(volume, target)
+            features = None
+        chosen = options.of_evaluate()
+        image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
+        file = cache / _file_name(f"{image} {self.networks.digest} {chosen}", target)
+        play = partial(evaluate, volume, target, self.networks, features=features, **chosen)
+        result, computed = _cached(file, play)
+        if segment is not None:
+            method = getattr(segment, "digest", None) or segment.__name__
+            file = cache / _file_name(f"{image} {method} {result.clicks}", target)
+            play = partial(replay, volume, target, result.clicks, segment)
             result, computed = _cached(file, play)
-            if segment is not None:
-                play = partial(replay, volume, target, result.clicks, segment)
-                method = getattr(segment, "digest", None) or segment.__name__
-                recipe = f"{PROTOCOL} {image} {method} {result.clicks}".encode()
-                file = cache / f"{_digest(recipe, np.packbits(target))}.npz"
-                result, computed = _cached(file, play)
-            yield CaseEvaluation(case, organ, result, file, computed)
+        return CaseEvaluation(self.case, organ, result, file, computed)
+
+
+def _file_name(depends_on: str, target: Masks) -> str:
+    content = f"{PROTOCOL} {depends_on}".encode() + np.packbits(target).tobytes()
+    return f"{hashlib.sha256(content).hexdigest()[:32]}.npz"
 
 
 def _cached(path: Path, play: Callable[[], Evaluation]) -> tuple[Evaluation, bool]:
-    result = _read_cache(path)
-    if result is not None:
-        return result, False
-    result = play()
-    _write_cache(path, result)
-    return result, True
-
-
-def _digest(*parts: bytes | np.ndarray) -> str:
-    sha256 = hashlib.sha256()
-    for part in parts:
-        sha256.update(part)
-    return sha256.hexdigest()[:32]
-
-
-def read_scores(path: Path) -> dict[str, tuple[float, ...]] | None:
-    """ROUND_COLUMNS of a result in the cache, without its masks; None where there is no whole one.
-
-    Args:
-        path: `CaseEvaluation.file`.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = json.loads(str(arrays["values"]))
-        return {name: tuple(values[name]) for name in ROUND_COLUMNS}
-    except UNREADABLE:
-        return None
-
-
-def _read_cache(path: Path) -> Evaluation | None:
-    """None where there is no whole file: what cannot be read is computed again."""
+    """A result, and whether it was computed now: what cannot be read is computed again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = json.loads(str(arrays["values"]))
@@ -333,15 +344,12 @@ def _read_cache(path: Path) -> Evaluation | None:
         clicks = tuple(click and Click(**click) for click in values.pop("clicks"))
         scores = {name: tuple(column) for name, column in values.items()}
         masks = masks.reshape(shape)
-        return Evaluation(**scores, clicks=clicks, masks=masks, comparisons=comparisons)
+        return Evaluation(**scores, clicks=clicks, masks=masks, comparisons=comparisons), False
     except UNREADABLE:
-        return None
-
-
-def _write_cache(path: Path, result: Evaluation) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+        result = play()
     values = {name: getattr(result, name) for name in ROUND_COLUMNS}
     values["clicks"] = [click and asdict(click) for click in result.clicks]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         np.savez_compressed(
             partial,
@@ -350,3 +358,4 @@ def _write_cache(path: Path, result: Evaluation) -> None:
             masks=np.packbits(result.masks),
             comparisons=result.comparisons,
         )
+    return result, True

@@ -1,93 +1,47 @@
-"""Who reads the truth, and which test images are training images: what an evaluation must not leak.
+"""What an evaluation must not leak: the truth to the method, training images to the test.
 
-Only the simulated user and the scores may look at the target mask; a method that does segments
-what it is asked for. Other tools leak so: a crop around the truth, the next slice chosen by it.
+Only the simulated user and the scores look at the true masks. `method`, `volumes` and `networks`
+import nothing of `evaluation`, and `Segmenter`s get a volume and clicks. Other tools leak so: a
+crop around the truth, the next slice chosen by it.
 """
 
 import hashlib
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
 
 from limnet.data import Case
-
-# who may read it: the user who clicks, and what is computed after the round; nothing else
-ALLOWED = {
-    "limnet.evaluation.users": "the simulated user",
-    "limnet.evaluation.protocols": "the simulated user",
-    "limnet.metrics": "the scores",
-    "limnet.evaluation.evaluate": "the scores",
-}
-HERE = __name__
+from limnet.evaluation.evaluate import Evaluation
+from limnet.method.session import Session
+from limnet.networks.checkpoints import LimNet
+from limnet.volumes import Volume
 
 
-class WatchedMasks(np.ndarray):
-    """Masks that note which of limnet's modules reads them; whatever is computed is plain.
+def audit(
+    volume: Volume,
+    result: Evaluation,
+    networks: LimNet,
+    *,
+    fuse: bool = True,
+    threshold: float = 0.5,
+) -> pd.DataFrame:
+    """Play the clicks of an evaluation again where no truth is at hand, and compare the masks.
 
-    Every way to their values counts: operators, NumPy's functions, methods, indexing, conversion.
-    A reader outside limnet counts for the limnet module that called it; one that no limnet module
-    called, by its own name.
+    Masks that depend on the truth by the clicks alone come out the same. A method that looked at
+    the truth, such as `evaluate(oracle=True)`, differs.
+
+    Returns:
+        One row: clicks, voxels (of the object), voxels that differ (a leak, unless 0).
     """
-
-    readers: Counter
-
-    def __array_finalize__(self, source: Any) -> None:
-        """NumPy calls it for every view, which stays watched by the same list."""
-        self.readers = getattr(source, "readers", Counter())
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Operators and element-wise functions."""
-        self.readers[_reader()] += 1
-        plain = [_plain(each) for each in inputs]
-        return getattr(ufunc, method)(*plain, **options)
-
-    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
-        """NumPy's other functions, and methods by way of them."""
-        self.readers[_reader()] += 1
-        plain = [_plain(each) for each in inputs]
-        return function(*plain, **{name: _plain(each) for name, each in options.items()})
-
-    def __getitem__(self, place: Any) -> Any:
-        """A part of them, plain."""
-        self.readers[_reader()] += 1
-        return _plain(self)[place]
-
-    def __iter__(self) -> Iterator[Any]:
-        """Slice by slice, plain."""
-        self.readers[_reader()] += 1
-        return iter(_plain(self))
-
-    def any(self, *inputs: Any, **options: Any) -> Any:
-        """Whether one is true."""
-        self.readers[_reader()] += 1
-        return _plain(self).any(*inputs, **options)
-
-    def sum(self, *inputs: Any, **options: Any) -> Any:
-        """How many are true."""
-        self.readers[_reader()] += 1
-        return _plain(self).sum(*inputs, **options)
-
-
-def watched(target: Bool[np.ndarray, "slices height width"]) -> WatchedMasks:
-    """The same masks, which from now on note who reads them in `readers`."""
-    masks = target.view(WatchedMasks)
-    masks.readers = Counter()
-    return masks
-
-
-def audit(masks: WatchedMasks) -> pd.DataFrame:
-    """A row a module that has read them: module, reads, role ("not allowed" is a leak)."""
-    rows = [
-        {"module": name, "reads": count, "role": ALLOWED.get(name, "not allowed")}
-        for name, count in sorted(masks.readers.items())
-    ]
-    return pd.DataFrame(rows, columns=["module", "reads", "role"])
+    session = Session(volume, networks, fuse=fuse, threshold=threshold)
+    clicks = [click for click in result.clicks if click is not None]
+    for click in clicks:
+        session.add_click(click)
+        session.propagate()
+    differ = int((session.masks != result.masks).sum())
+    row = {"clicks": len(clicks), "voxels": int(result.masks.sum()), "voxels that differ": differ}
+    return pd.DataFrame([row])
 
 
 def overlap(training: Iterable[Case], test: Iterable[Case]) -> pd.DataFrame:
@@ -123,22 +77,3 @@ def slice_digests(case: Case) -> list[str]:
         for each in pixels
         if each.min() != each.max()
     ]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, WatchedMasks):
-        return value.view(np.ndarray)
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(each) for each in value)
-    return value
-
-
-def _reader() -> str:
-    """The innermost module of limnet on the stack that is not this one, else of anyone."""
-    names, frame = [], sys._getframe(2)
-    while frame is not None:
-        names.append(frame.f_globals.get("__name__", "?"))
-        frame = frame.f_back
-    outside = [name for name in names if name != HERE and not name.startswith("numpy")]
-    ours = [name for name in outside if name.split(".")[0] == Path(__file__).parents[1].name]
-    return (ours or outside or ["?"])[0]

@@ -22,14 +22,14 @@ import numpy as np
 from fakes import SHAPE, Brighter, Disks, Prefers
 
 from limnet.data import Case, write_btcv_twin
-from limnet.evaluation.evaluate import evaluate_cases
-from limnet.evaluation.large_run import Options, run, tasks_of
+from limnet.evaluation.evaluate import EvaluationOptions, evaluate_cases
+from limnet.evaluation.large_run import LargeRun, tasks_of
 from limnet.networks.checkpoints import LimNet
 from measure.report import report
 
 CASES, KILLS = 64, 10
 PATIENCE = 120  # seconds for each start
-OPTIONS = Options(rounds=2)
+OPTIONS = EvaluationOptions(rounds=2)
 LABELS = {"left": 1, "right": 2}
 VICTIMS = {"local": ("client", "worker"), "address": ("client", "scheduler", "nanny", "worker")}
 PIDS = "LIMNET_TEST_PIDS"  # environment: the folder in which a worker leaves its process' number
@@ -240,9 +240,8 @@ def client(folder: Path, scheduler: str, workers: int) -> None:
     """The process of a run, as `Disturbed` starts it."""
     from measure.large_run import networks  # workers import it by this name, not as __main__
 
-    how = {"options": OPTIONS, "workers": workers, "scheduler": scheduler}
-    tasks = tasks_of(read_cases(folder / "cases"))
-    for done in run(tasks, networks, folder / "cache", **how):
+    run = LargeRun(networks, folder / "cache", OPTIONS, workers, scheduler=scheduler)
+    for done in run.results(tasks_of(read_cases(folder / "cases"))):
         if done.error:
             raise RuntimeError(f"{done.case.name} {done.organ}: {done.error}")
 
@@ -269,8 +268,9 @@ def measure_speed(folder: Path) -> dict[str, float]:
     cases = write_btcv_twin(folder / "twin", cases=8, shape=(24, 96, 96), spacing_mm=(9, 4, 4))
     seconds = {}
     for workers in (1, 2):
-        start, how = time.monotonic(), {"options": Options(rounds=4), "workers": workers}
-        done = list(run(tasks_of(cases, ["liver", "spleen"]), "lite", folder / str(workers), **how))
+        start = time.monotonic()
+        run = LargeRun("lite", folder / str(workers), EvaluationOptions(rounds=4), workers)
+        done = list(run.results(tasks_of(cases, ["liver", "spleen"])))
         if any(each.error for each in done):
             raise RuntimeError(f"nothing must fail, got {done}")
         seconds[f"{workers} workers, s"] = time.monotonic() - start
