@@ -285,19 +285,17 @@ def _pairs(
     evidence: Float32[np.ndarray, "slices 5"],
 ) -> MaskPairs:
     """Crops of the slices on which one mask is clearly better."""
-    scores = np.array(
-        [[dice(a, t), dice(b, t)] for a, b, t in zip(previous, current, truth, strict=True)]
-    )
-    clear = np.abs(scores[:, 0] - scores[:, 1]) >= MIN_DIFFERENCE
+    gain = np.array([dice(*both) for both in zip(previous, truth, strict=True)])
+    gain -= [dice(*both) for both in zip(current, truth, strict=True)]
+    clear = np.abs(gain) >= MIN_DIFFERENCE
     if not clear.any():
         return _no_pairs()
     previous, current = (torch.from_numpy(masks[clear]) for masks in (previous, current))
     crops = crop_to_masks(images[torch.from_numpy(clear)], previous, current)
-    better = torch.from_numpy(scores[clear, 0] > scores[clear, 1]).float()
+    better = torch.from_numpy(gain[clear] > 0).float()
     return MaskPairs(*crops, torch.from_numpy(evidence[clear]), better)
 
 
 def _no_pairs() -> MaskPairs:
-    empty = torch.zeros(0, 1, 1, 1)
-    none = torch.zeros(0, len(EVIDENCE))
-    return MaskPairs(empty.expand(0, 3, 1, 1), empty, empty, none, torch.zeros(0))
+    shapes = (3, 1, 1), (1, 1, 1), (1, 1, 1), (len(EVIDENCE),), ()
+    return MaskPairs(*(torch.zeros(0, *shape) for shape in shapes))

@@ -31,14 +31,9 @@ from limnet.data.synthetic.shapes import (
 from limnet.volumes import CT_WINDOWS
 
 MIN_AREA = 16  # pixels of the target on the first slice
-# thick and thin slices in turn, (shape, spacing in mm)
+# thin and thick slices in turn, (shape, spacing in mm)
 PHANTOM_GRIDS = (((64, 144, 144), (3.0, 2.7, 2.7)), ((40, 168, 168), (5.0, 2.3, 2.3)))
-PHANTOM_TARGETS = tuple(
-    STRUCTURES[name]
-    for name in STRUCTURES
-    if name
-    not in {"skin", "fat", "muscle", "bone", "cartilage", "lung", "bowel gas", "other vessels"}
-)
+NO_TARGETS = ("skin", "fat", "muscle", "bone", "cartilage", "lung", "bowel gas", "other vessels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,19 +191,14 @@ def _slice_indices(
     return np.minimum(indices, period - indices) if slices > 1 else np.zeros(length, dtype=int)
 
 
-class View(NamedTuple):
-    """A square of the slice, in its pixels."""
-
-    row: float  # of the centre
-    column: float
-    field: float  # its side
+View = tuple[float, float, float]  # row and column of a square's centre, and its side; pixels
 
 
 def _view_around(rng: np.random.Generator, centre: Int[np.ndarray, "2"], side: int) -> View:
     """A view of any size that holds the point somewhere."""
     field = math.exp(rng.uniform(math.log(max(20.0, 0.25 * side)), math.log(1.15 * side)))
     row, column = centre + rng.uniform(-0.35, 0.35, 2) * field
-    return View(row, column, field)
+    return row, column, field
 
 
 def _view_of(rng: np.random.Generator, target: Bool[np.ndarray, "height width"]) -> View:
@@ -217,7 +207,7 @@ def _view_of(rng: np.random.Generator, target: Bool[np.ndarray, "height width"])
     extent = max(last - first + 1 for first, last in extents)
     field = max(20.0, extent * math.exp(rng.uniform(math.log(1.15), math.log(3.0))))
     row, column = (ends.mean() + rng.uniform(-0.12, 0.12) * field for ends in extents)
-    return View(row, column, field)
+    return row, column, field
 
 
 def _sampling_grid(
@@ -231,10 +221,11 @@ def _sampling_grid(
     angle, mirror = rng.normal(0, 0.2), rng.choice([-1.0, 1.0])
     drift = 1.0 if still else 0.15  # patients move a little, copies of one slice a lot
     steps = np.arange(options.length) * drift
+    row, column, field = view
     angles = angle + steps * rng.normal(0, 0.04)
-    fields = view.field * np.exp(steps * rng.normal(0, 0.03))
-    rows = view.row + steps * rng.normal(0, 0.02) * view.field
-    columns = view.column + steps * rng.normal(0, 0.02) * view.field
+    fields = field * np.exp(steps * rng.normal(0, 0.03))
+    rows = row + steps * rng.normal(0, 0.02) * field
+    columns = column + steps * rng.normal(0, 0.02) * field
     height, width = plane
     cosine, sine = np.cos(angles) * fields, np.sin(angles) * fields
     theta = np.stack(
@@ -262,13 +253,12 @@ def _sample(
 
 def phantom_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
     """Synthetic abdomens, with thick slices for odd seeds and thin ones for even seeds."""
-    volumes = []
-    for seed in seeds:
-        shape, spacing_mm = PHANTOM_GRIDS[seed % 2]
-        phantom = abdomen(seed, shape=shape, spacing_mm=spacing_mm)
-        window = tuple(float(edge) for edge in CT_WINDOWS["abdomen"])
-        volumes.append(LabelledVolume(phantom.structures, PHANTOM_TARGETS, phantom.images, window))
-    return volumes
+    targets = tuple(label for name, label in STRUCTURES.items() if name not in NO_TARGETS)
+    low, high = CT_WINDOWS["abdomen"]
+    grids = ((seed, *PHANTOM_GRIDS[seed % 2]) for seed in seeds)
+    patients = (abdomen(seed, shape=shape, spacing_mm=spacing) for seed, shape, spacing in grids)
+    window = float(low), float(high)
+    return [LabelledVolume(each.structures, targets, each.images, window) for each in patients]
 
 
 def heart_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:

@@ -20,10 +20,10 @@ from limnet.networks.click_net import ClickNet
 from limnet.networks.normalisation import normalise
 from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
 from limnet.networks.quality_net import QualityNet
-from limnet.training.clicks import BatchedClicks, corrective_clicks, first_clicks
+from limnet.training.clicks import BatchedClicks, Regions, corrective_clicks, first_clicks
 from limnet.training.interactions import InteractionSamples, MaskPairs
 from limnet.training.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
-from limnet.training.samples import SliceSequence
+from limnet.training.samples import MIN_AREA, SliceSequence
 
 
 class ClickBatch(NamedTuple):
@@ -37,12 +37,8 @@ class ClickBatch(NamedTuple):
     @classmethod
     def join(cls, *parts: "ClickBatch | InteractionSamples") -> "ClickBatch":
         """The slices of all parts in one batch."""
-        previous = [
-            torch.zeros_like(part.targets) if part.previous is None else part.previous
-            for part in parts
-        ]
-        images, targets = ([part[index] for part in parts] for index in (0, 1))
-        return cls(*(torch.cat(tensors) for tensors in (images, targets, previous)))
+        full = [(part.images, part.targets, _previous_of(part)) for part in parts]
+        return cls(*(torch.cat(tensors) for tensors in zip(*full, strict=True)))
 
     def to(self, device: torch.device | str) -> "ClickBatch":
         """The same batch on a device."""
@@ -58,18 +54,17 @@ class SequenceBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ClickTraining:
-    """How clicks are simulated, after RITM (facts: initial clicks, then rounds on errors)."""
+    """How clicks are simulated, after RITM: initial clicks, then rounds on errors."""
 
     decay: float = 0.25  # k further clicks of a polarity have a probability ~ decay^k (RITM: 0.8)
     max_clicks: int = 24  # of one polarity at the start
     max_rounds: int = 2  # of correcting clicks after the first (RITM: 3)
     defective_share: float = 0.3  # samples that start from a defective mask (section III-B)
     absent_share: float = 0.05  # samples whose previous mask must be clicked away altogether
-    # of the rounds: masks whose clicks are forgotten, as of a slice that propagation came to (ours)
-    drop_clicks_prob: float = 0.35
-    again_share: float = 0.2  # of the rounds: looks without a new click, as the second of a session
+    drop_clicks_prob: float = 0.35  # rounds that keep only the mask, as after propagation
+    refinement_share: float = 0.2  # rounds without a new click, as a session refines a mask
     auxiliary_weight: float = 0.4  # of the OCR's auxiliary cross entropy
-    dice_weight: float = 1.0  # of a Dice loss, ours: networks that start from nothing learn sooner
+    dice_weight: float = 1.0  # of a Dice loss (not in RITM): random weights learn sooner
 
 
 @dataclass(frozen=True)
@@ -78,17 +73,17 @@ class PropagationTraining:
 
     reference_slices: int = 3  # memory slices that one slice reads
     deep_update_share: float = 0.2  # memory slices that update the sensory state from their value
-    shown_share: float = 0.5  # batches in which the user showed one more slice (ours)
+    second_prompt_share: float = 0.5  # batches with one more prompt, as in later rounds
 
 
 def click_batch(sequences: Iterable[SliceSequence], size: int, per_sequence: int) -> ClickBatch:
     """`size` slices that show their target, up to `per_sequence` from one sequence."""
     images, targets = [], []
     for sequence in sequences:
-        shown = (sequence.target.sum(dim=(1, 2)) >= 16).nonzero()[:, 0]
-        for index in shown[:: max(1, math.ceil(len(shown) / per_sequence))]:
-            images.append(sequence.images[index])
-            targets.append(sequence.target[index])
+        usable = (sequence.target.sum(dim=(1, 2)) >= MIN_AREA).nonzero()[:, 0]
+        chosen = usable[:: max(1, math.ceil(len(usable) / per_sequence))]
+        images += sequence.images[chosen]
+        targets += sequence.target[chosen]
         if len(images) >= size:
             break
     return ClickBatch(torch.stack(images[:size]), torch.stack(targets[:size]))
@@ -108,14 +103,14 @@ def click_step(
 ) -> Float[Tensor, ""]:
     """Mean loss of simulated rounds: focal and auxiliary as in RITM, and Dice.
 
-    RITM learns from the last round alone; here every round teaches, since its prediction has to be
-    made in any case (ours: half as many steps again in the same time).
+    RITM learns from the last round alone. Here every round has a loss, since its prediction is made
+    in any case: the same time gives half as many steps more.
     """
     options = options or ClickTraining()
     images = batch.images[:, None].expand(-1, 3, -1, -1)
-    given = torch.zeros_like(batch.targets) if batch.previous is None else batch.previous
-    targets, masks = _starts(batch.targets.cpu().numpy(), given.cpu().numpy(), rng, options)
-    truth, masks = (torch.from_numpy(each).to(images.device) for each in (targets, masks))
+    masks = batch.targets, _previous_of(batch)
+    starts = _starts(*(each.cpu().numpy().copy() for each in masks), rng, options)
+    truth, masks = (torch.from_numpy(each).to(images.device) for each in starts)
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
     clicks = _first_clicks(truth, masks, generator, options)
     targets, previous = (each[:, None].to(images) for each in (truth, masks))
@@ -131,24 +126,27 @@ def click_step(
         weighted = options.auxiliary_weight * auxiliary + options.dice_weight * overlap
         losses.append(main + weighted)
         if further:
-            found = mask.detach().sigmoid()
-            clicks, previous = _after_round(clicks, truth, found, generator, options)
+            predicted = mask.detach().sigmoid()
+            clicks, previous = _after_round(clicks, truth, predicted, generator, options)
     return torch.stack(losses).mean()
+
+
+def _previous_of(part: ClickBatch | InteractionSamples) -> Regions:
+    return torch.zeros_like(part.targets) if part.previous is None else part.previous
 
 
 def _starts(
     targets: Bool[np.ndarray, "batch height width"],
-    given: Bool[np.ndarray, "batch height width"],
+    previous: Bool[np.ndarray, "batch height width"],
     rng: np.random.Generator,
     options: ClickTraining,
 ) -> tuple[Bool[np.ndarray, "batch height width"], Bool[np.ndarray, "batch height width"]]:
-    """Targets and previous masks of every sample."""
-    targets, previous = targets.copy(), given.copy()
+    """Targets and previous masks of every sample, changed in place where none was there."""
     for target, mask in zip(targets, previous, strict=True):
         chance = rng.random()
         if mask.any():
-            pass
-        elif chance < options.defective_share:
+            continue
+        if chance < options.defective_share:
             mask[:] = corrupt(target, rng)[0]
         elif chance < options.defective_share + options.absent_share:
             mask[:] = target
@@ -157,37 +155,33 @@ def _starts(
 
 
 def _first_clicks(
-    targets: Bool[Tensor, "batch height width"],
-    previous: Bool[Tensor, "batch height width"],
-    generator: torch.Generator,
-    options: ClickTraining,
+    targets: Regions, previous: Regions, generator: torch.Generator, options: ClickTraining
 ) -> BatchedClicks:
     """On the error of the previous mask; on and off the target where there is no such error."""
     corrections = corrective_clicks(targets, previous, generator)
     wrong = previous.flatten(1).any(dim=1) & (corrections.signs[:, 0] != 0)
-    limits = {"decay": options.decay, "most": options.max_clicks}
-    others = first_clicks(targets, generator, **limits)
+    others = first_clicks(targets, generator, decay=options.decay, most=options.max_clicks)
     return corrections.where(wrong) + others.where(~wrong)
 
 
 def _after_round(
     clicks: BatchedClicks,
-    targets: Bool[Tensor, "batch height width"],
+    targets: Regions,
     previous: Float32[Tensor, "batch 1 height width"],
     generator: torch.Generator,
     options: ClickTraining,
 ) -> tuple[BatchedClicks, Float32[Tensor, "batch 1 height width"]]:
     """Click the largest errors; what the network sees as previous masks in the next round."""
     chance, level = torch.rand(2, len(targets), generator=generator, device=targets.device)
-    again = chance < options.again_share
-    forgotten = ~again & (chance < options.again_share + options.drop_clicks_prob)
+    refined = chance < options.refinement_share
+    dropped = ~refined & (chance < options.refinement_share + options.drop_clicks_prob)
     # too large or too small along edges of the image, as propagated masks are
-    level = torch.where(forgotten, 0.05 + 0.9 * level, 0.49)[:, None, None]
+    level = torch.where(dropped, 0.05 + 0.9 * level, 0.49)[:, None, None]
     masks = previous[:, 0] > level
-    corrections = corrective_clicks(targets, masks, generator).where(~again)
-    forgotten &= corrections.signs[:, 0] != 0
-    seen = torch.where(forgotten[:, None, None, None], masks[:, None].to(previous), previous)
-    return clicks.where(~forgotten) + corrections, seen
+    corrections = corrective_clicks(targets, masks, generator).where(~refined)
+    dropped &= corrections.signs[:, 0] != 0
+    seen = torch.where(dropped[:, None, None, None], masks[:, None].to(previous), previous)
+    return clicks.where(~dropped) + corrections, seen
 
 
 def propagation_step(
@@ -198,8 +192,8 @@ def propagation_step(
 ) -> Float[Tensor, ""]:
     """Mean loss over the slices after the first, whose true mask is the prompt (XMem).
 
-    Often the user has shown one more slice, as in later rounds: its true mask is in memory from
-    the start, and the pass takes it over when it comes there (ours; paper, section II-D).
+    Half of the batches have a second prompt, as in later rounds (section II-D). Its true mask is in
+    memory from the start, and the pass takes it over when it comes there.
     """
     options = options or PropagationTraining()
     size, length = batch.images.shape[:2]
@@ -212,20 +206,25 @@ def propagation_step(
     no_sensory = frames.new_zeros(size, network.config.hidden_dim, *key.shape[-2:])
     others = torch.zeros_like(targets[:, 0])
 
+    def encoding(index: int) -> SliceEncoding:
+        return SliceEncoding(*(part[:, index] for part in parts))
+
     def encode(index: int, sensory: Tensor, mask: Tensor, update: bool) -> tuple[Tensor, Tensor]:
-        seen = frames[:, index], _slice(parts, index)
+        seen = frames[:, index], encoding(index)
         return network.encode_value(*seen, sensory, mask, others, update_sensory=update)
 
     first, sensory = encode(0, no_sensory, targets[:, 0], True)
     values, losses = {0: first}, []
-    shown = _shown(length, rng, options)
-    for index in shown:  # out of turn: nothing has led up to them
+    prompts = [0]
+    if length >= 3 and rng.random() < options.second_prompt_share:
+        index = int(rng.integers(2, length))
+        prompts.append(index)  # out of turn: no slice has led up to it
         values[index], _ = encode(index, no_sensory, targets[:, index], False)
     for index in range(1, length):
-        if index in shown:
+        if index in prompts:
             _, sensory = encode(index, sensory, targets[:, index], True)
             continue
-        chosen = _references(index, shown, rng, options)
+        chosen = _references(index, prompts, rng, options)
         # differences of near squares, which bfloat16 would lose (as in XMem)
         with torch.autocast(key.device.type, enabled=False):
             weights = affinity(
@@ -241,42 +240,27 @@ def propagation_step(
         last = index == length - 1
         deep = not last and rng.random() < options.deep_update_share
         update = not deep and not last
-        seen = _slice(parts, index)
-        logits, sensory = network.decode(seen, readout, sensory, update_sensory=update)
+        logits, sensory = network.decode(encoding(index), readout, sensory, update_sensory=update)
         aggregated = aggregate(logits.float().sigmoid())
-        losses.append(_mask_loss(aggregated, targets[:, index]))
+        target = targets[:, index]
+        cross_entropy = bootstrapped_cross_entropy(aggregated, target[:, 0].long())
+        overlap = dice_loss(aggregated.softmax(dim=1)[:, 1:], target)
+        losses.append((cross_entropy + overlap).mean())
         if not last:
             mask = aggregated.softmax(dim=1)[:, 1:]
             values[index], sensory = encode(index, sensory, mask, deep)
     return torch.stack(losses).mean()
 
 
-def _slice(parts: list[Tensor], index: int) -> SliceEncoding:
-    """Of every sequence the parts of one slice."""
-    return SliceEncoding(*(part[:, index] for part in parts))
-
-
-def _shown(length: int, rng: np.random.Generator, options: PropagationTraining) -> list[int]:
-    """At most one slice, beyond the first two, whose true mask is known from the start."""
-    if length < 3 or rng.random() >= options.shown_share:
-        return []
-    return [int(rng.integers(2, length))]
-
-
 def _references(
-    index: int, shown: list[int], rng: np.random.Generator, options: PropagationTraining
+    index: int, prompts: list[int], rng: np.random.Generator, options: PropagationTraining
 ) -> list[int]:
-    """Memory slices that slice `index` reads: those that were shown and some of those before."""
-    before = [other for other in range(1, index) if other not in shown]
+    """Memory slices that slice `index` reads: the prompts and some of the slices before it."""
+    before = [other for other in range(1, index) if other not in prompts]
     few = options.reference_slices - 1
     if len(before) > few:
         before = rng.choice(before, few, replace=False).tolist()
-    return sorted([0, *shown, *before])
-
-
-def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    cross_entropy = bootstrapped_cross_entropy(logits, target[:, 0].long())
-    return (cross_entropy + dice_loss(logits.softmax(dim=1)[:, 1:], target)).mean()
+    return sorted([*prompts, *before])
 
 
 def quality_step(

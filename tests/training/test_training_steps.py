@@ -22,7 +22,6 @@ from limnet.training.steps import (
     click_step,
     propagation_step,
     quality_step,
-    sequence_batch,
     weigh_evidence,
 )
 
@@ -78,7 +77,10 @@ def quality_batch():
     return MaskPairs(images, *pairs, torch.zeros(8, 5), previous_better.float())
 
 
-EVERY_ROUND = {"drop_clicks_prob": 0.0, "again_share": 0.0}  # adds a click and keeps the others
+EVERY_ROUND = {
+    "drop_clicks_prob": 0.0,
+    "refinement_share": 0.0,
+}  # adds one click
 
 
 def correcting_step(network, batch, rng):
@@ -107,17 +109,6 @@ def test_the_loss_falls_when_one_batch_is_learnt_by_heart(network, step, batch, 
     # the focal loss is rescaled to weights of mean 1 and falls slowly, that of first clicks most of
     # all, which counts too as every round teaches (with the last alone 20 iterations were enough)
     assert len(losses) == 40 and np.mean(losses[-5:]) < 0.75 * losses[0]
-
-
-def test_a_step_leaves_its_batch_and_the_mode_of_its_network_alone():
-    batch, network = ClickBatch(*bright_boxes(2)), click_net()
-    before = [tensor.clone() for tensor in batch[:2]]
-    for mode in (True, False):
-        network.train(mode)
-        for seed in range(3):
-            click_step(network, batch, rng(seed))
-        assert network.training is mode and network.hrnet.bn1.training is mode
-    assert all(torch.equal(*pair) for pair in zip(batch[:2], before, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -149,45 +140,31 @@ def test_every_weight_learns_from_propagation():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_slice_reads_what_was_shown_and_some_of_the_slices_before_it():
+def test_a_slice_reads_the_prompts_and_some_of_the_slices_before_it():
     options = training.PropagationTraining(reference_slices=3)
-    references = [training._references(i, [], rng(), options) for i in (1, 2, 3)]
+    references = [training._references(i, [0], rng(), options) for i in (1, 2, 3)]
     assert references == [[0], [0, 1], [0, 1, 2]]
-    assert training._references(2, [5], rng(), options) == [0, 1, 5]
+    assert training._references(2, [0, 5], rng(), options) == [0, 1, 5]
     for seed in range(10):
-        first, *others, shown = training._references(7, [9], rng(seed), options)
-        assert first == 0 and shown == 9 and len(others) == 2
+        first, *others, prompt = training._references(7, [0, 9], rng(seed), options)
+        assert first == 0 and prompt == 9 and len(others) == 2
         assert others == sorted(set(others)) and min(others) >= 1 and others[-1] <= 6
 
 
-def test_one_more_slice_is_shown_as_often_as_asked_and_never_the_next():
-    always, never = (training.PropagationTraining(shown_share=share) for share in (1.0, 0.0))
-    drawn = {training._shown(5, rng(seed), always)[0] for seed in range(40)}
-    assert drawn == {2, 3, 4}
-    assert training._shown(5, rng(), never) == training._shown(2, rng(), always) == []
-
-
-def test_the_slices_before_a_shown_one_read_it():
-    images, targets = bright_boxes(1, 4)
-    always = training.PropagationTraining(shown_share=1.0)
-    seed = next(seed for seed in range(40) if training._shown(4, rng(seed), always) == [3])
+def test_a_second_prompt_is_read_before_the_pass_comes_to_it_and_has_no_loss():
+    images, targets = bright_boxes(1, 3)
     network = propagation_net()
-    other = torch.cat([targets[:, :3], ~targets[:, 3:]], dim=1)
-    losses = [
-        propagation_step(network, SequenceBatch(images, masks), rng(seed), always).item()
-        for masks in (targets, targets, other)
-    ]
-    assert losses[0] == losses[1] != losses[2]  # slice 3 has no loss of its own
+    other = torch.cat([targets[:, :2], ~targets[:, 2:]], dim=1)
 
+    def losses(share):
+        options = training.PropagationTraining(second_prompt_share=share)
+        batches = (SequenceBatch(images, masks) for masks in (targets, targets, other))
+        return [propagation_step(network, batch, rng(), options).item() for batch in batches]
 
-def test_the_loss_of_a_mask_is_cross_entropy_and_dice_written_out():
-    logits, target = torch.randn(2, 2, 3, 4), torch.rand(2, 1, 3, 4) > 0.5
-    p = logits.softmax(dim=1)[:, 1]
-    t = target[:, 0].float()
-    cross_entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
-    dice = 1 - (2 * (p * t).sum((1, 2)) + 1) / (p.sum((1, 2)) + t.sum((1, 2)) + 1)
-    loss = training._mask_loss(logits, target.float())
-    torch.testing.assert_close(loss, cross_entropy + dice.mean())
+    for share in (0.0, 1.0):
+        first, same, changed = losses(share)
+        assert first == same != changed
+    assert losses(0.0)[0] != losses(1.0)[0]
 
 
 def box(top, bottom, left, right):
@@ -224,30 +201,22 @@ def test_samples_start_from_nothing_from_a_defective_mask_or_from_one_to_be_remo
     assert (clicks.signs.abs().sum(dim=1) == 1).all()
 
 
-def test_every_round_teaches():
-    batch, network = ClickBatch(*bright_boxes(2)), click_net()
-    seed = next(seed for seed in range(40) if rounds_of(network, batch, seed) == 3)
-    seen = []
-    hook = network.register_forward_hook(lambda *call: seen.append(call[2]))
-    loss = click_step(network, batch, rng(seed), ClickTraining(**EVERY_ROUND))
-    hook.remove()
-    targets = batch.targets[:, None].float()
-    slow = []
-    for mask, auxiliary in seen:
-        first_guess = torch.nn.functional.binary_cross_entropy_with_logits(auxiliary, targets)
-        main, overlap = normalised_focal_loss(mask, targets), dice_loss(mask.sigmoid(), targets)
-        slow.append(main.mean() + 0.4 * first_guess + overlap.mean())
-    torch.testing.assert_close(loss, sum(slow) / 3)
-
-
-def rounds_of(network, batch, seed):
-    """Predictions of a step."""
-    seen = []
-    hook = network.register_forward_hook(lambda *_: seen.append(1))
-    with torch.no_grad():
-        click_step(network, batch, rng(seed), ClickTraining(**EVERY_ROUND, absent_share=0.0))
-    hook.remove()
-    return len(seen)
+def test_every_round_has_a_loss():
+    batch, network, seen = ClickBatch(*bright_boxes(2)), click_net(), []
+    network.register_forward_hook(lambda *call: seen.append(call[2]))
+    before = [tensor.clone() for tensor in batch[:2]]
+    for seed in range(6):
+        seen.clear()
+        options = ClickTraining(**EVERY_ROUND, absent_share=0.0)
+        loss = click_step(network, batch, rng(seed), options)
+        targets = batch.targets[:, None].float()
+        slow = []
+        for mask, auxiliary in seen:
+            guess = torch.nn.functional.binary_cross_entropy_with_logits(auxiliary, targets)
+            main, overlap = normalised_focal_loss(mask, targets), dice_loss(mask.sigmoid(), targets)
+            slow.append(main.mean() + 0.4 * guess + overlap.mean())
+        torch.testing.assert_close(loss, sum(slow) / len(seen))
+    assert all(torch.equal(*pair) for pair in zip(batch[:2], before, strict=True))
 
 
 def test_batches_are_joined_with_masks_that_were_played():
@@ -282,14 +251,14 @@ def test_correcting_clicks_are_added_where_something_is_wrong():
 
 def test_another_look_adds_no_click():
     previous = torch.full((1, 1, 32, 32), 0.2)
-    clicks, seen = after_round(clicked((6, 6, 1)), previous, again_share=1.0)
+    clicks, seen = after_round(clicked((6, 6, 1)), previous, refinement_share=1.0)
     assert torch.equal(seen, previous)
     assert clicks.signs.tolist() == [[1, 0]] and clicks.rows[0, 0] == 6
 
 
 def test_a_mask_whose_clicks_are_forgotten_comes_with_one_click_on_its_error():
     previous = torch.from_numpy(box(4, 20, 4, 25))[None, None] * 0.97  # ten columns too many
-    shares = {"again_share": 0.0, "drop_clicks_prob": 1.0}
+    shares = {"refinement_share": 0.0, "drop_clicks_prob": 1.0}
     clicks, seen = after_round(clicked((6, 6, 1), (1, 1, -1)), previous, **shares)
     assert clicks.signs.tolist() == [[0, 0, -1]] and 15 <= clicks.columns[0, 2] < 25
     assert torch.equal(seen, (previous > 0.5).float())
@@ -302,14 +271,6 @@ def test_a_click_batch_holds_slices_that_show_their_target():
     batch = click_batch(repeat(sequence), 5, per_sequence=2)
     assert torch.equal(batch.images, images[[0, 3, 0, 3, 0]])
     assert torch.equal(batch.targets, target[[0, 3, 0, 3, 0]])
-
-
-def test_a_sequence_batch_holds_the_next_sequences():
-    images, target = bright_boxes(3, 4)
-    stream = map(SliceSequence, images, target)
-    batch = sequence_batch(stream, 2)
-    assert torch.equal(batch.images, images[:2]) and torch.equal(batch.targets, target[:2])
-    assert torch.equal(next(stream).images, images[2])
 
 
 def weighing_net():
@@ -342,14 +303,6 @@ def test_weighing_prefers_neither_round_as_such():
     network = weighing_net()
     weigh_evidence(network, pairs._replace(previous_better=pairs.previous_better.maximum(often)))
     assert network.logits(*pairs[:3]).mean().item() == pytest.approx(0.0, abs=1e-5)
-
-
-def test_only_the_scale_of_the_picture_is_fitted():
-    network = weighing_net()
-    before = network.classify.weight.clone()
-    weigh_evidence(network, telling_pairs(200))
-    factors = network.classify.weight / before
-    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
 
 
 def test_a_picture_that_speaks_for_the_worse_mask_or_for_none_weighs_nothing():
