@@ -33,9 +33,9 @@ def write_btcv(root, images, labels):
         write_nifti(root / "RawData/Training/label" / f"label{number:04d}.nii.gz", value=3)
 
 
-def write_collection(folder, use="evaluation; also weights", **more):
+def write_collection(folder, **more):
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"title": "t", "labels": {"1": "aorta", "7": "cord"}, "use": use} | more
+    about = {"title": "t", "labels": {"1": "aorta", "7": "cord"}} | more
     (folder / "collection.json").write_text(json.dumps(about))
 
 
@@ -157,11 +157,13 @@ def test_btcv_is_found_in_the_data_folder(tmp_path):
 
 
 def test_collections_hold_volumes_label_maps_and_video(tmp_path):
-    write_collection(tmp_path / "aorta_ct")
+    write_collection(tmp_path / "aorta_ct", may_train_weights=True, use="evaluation only")
     write_nifti(tmp_path / "aorta_ct/b/image.nii.gz")
     write_nifti(tmp_path / "aorta_ct/b/label.nii.gz", value=7)
     write_nifti(tmp_path / "aorta_ct/a/label.nii.gz", value=7)
-    write_collection(tmp_path / "video", use="evaluation only", labels="see the source")
+    write_collection(
+        tmp_path / "video", may_train_weights=False, use="weights may use it", labels="see"
+    )
     for folder in ("frames", "masks"):
         (tmp_path / "video" / folder).mkdir()
     write_collection(tmp_path / "scribbles")  # another kind: passed over
@@ -174,6 +176,17 @@ def test_collections_hold_volumes_label_maps_and_video(tmp_path):
     assert (map_only.load_labels() == 7).all()
     with pytest.raises(ValueError, match="a of aorta_ct is a label map alone"):
         map_only.load()
+
+
+@pytest.mark.parametrize("use", ["weights may not use it", "weights may use it", ""])
+def test_a_collection_trains_by_its_field_not_by_its_sentence(tmp_path, use):
+    write_nifti(tmp_path / "case/label.nii.gz")
+    for field, trains in ({}, False), ({"may_train_weights": True}, True):
+        write_collection(tmp_path, use=use, **field)
+        assert collection_cases(tmp_path)[0].trainable is trains
+    write_collection(tmp_path, may_train_weights="no")
+    with pytest.raises(ValueError, match="'no'"):
+        collection_cases(tmp_path)
 
 
 def test_a_single_collection_is_read_too_and_an_empty_or_broken_one_is_an_error(tmp_path):

@@ -156,7 +156,12 @@ def test_a_set_in_the_data_folder_itself_is_its_own_files_only(tmp_path):
 
 
 def test_a_collection_is_a_row_also_where_it_cannot_be_read(tmp_path):
-    about = {"title": "Kidneys", "labels": {"1": "kidney"}, "licence": "MIT", "use": "weights"}
+    about = {
+        "title": "Kidneys",
+        "labels": {"1": "kidney"},
+        "licence": "MIT",
+        "may_train_weights": True,
+    }
     write(tmp_path / "a/one/image.nii.gz")
     write(tmp_path / "a/one/label.nii.gz")
     (tmp_path / "a/collection.json").write_text(json.dumps(about))

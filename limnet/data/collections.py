@@ -14,6 +14,8 @@ from limnet.data.cases import Case
 from limnet.data.nifti_sets import write_btcv_twin
 from limnet.method.prompts import Click
 
+PERMISSION = "may_train_weights"  # field of a collection.json; a collection without never trains
+
 
 def collection_cases(root: str | Path) -> tuple[Case, ...]:
     """The cases of one collection, or of all collections in a data folder, sorted by name.
@@ -22,8 +24,11 @@ def collection_cases(root: str | Path) -> tuple[Case, ...]:
     (may be absent) and `label.nii.gz`, or with `frames` and `masks`; these may also lie directly
     in it. In a data folder, collections of another kind are passed over.
 
+    Its cases may train only where `collection.json` says `"may_train_weights": true`.
+
     Raises:
-        ValueError: there is no such folder or no case in it, or a `collection.json` is unreadable.
+        ValueError: there is no such folder or no case in it, or a `collection.json` is unreadable
+            or says something else than true or false.
     """
     root = Path(root)
     descriptions = sorted(path / "collection.json" for path in (root, *root.glob("*/")))
@@ -41,9 +46,14 @@ def _cases_of(description: Path) -> list[Case]:
         about = json.loads(description.read_text(encoding="utf-8"))
         named = about.get("labels")
         labels = {name: int(i) for i, name in named.items()} if isinstance(named, dict) else {}
-        trainable = "weights" in str(about.get("use", ""))
+        trainable = about.get(PERMISSION, False)
     except (ValueError, AttributeError, OSError) as error:
         raise ValueError(f"{description} must be a JSON object with labels: {error}") from error
+    if not isinstance(trainable, bool):
+        raise ValueError(
+            f"{PERMISSION} in {description} must be true or false, got {trainable!r}; say whether"
+            " the licence lets weights that ship be trained on the collection"
+        )
     cases = []
     for folder in (description.parent, *sorted(description.parent.glob("*/"))):
         image, label = folder / "image.nii.gz", folder / "label.nii.gz"

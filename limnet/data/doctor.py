@@ -17,7 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from PIL import Image
 
 from limnet.data.cases import Case
-from limnet.data.collections import collection_cases
+from limnet.data.collections import PERMISSION, collection_cases
 from limnet.data.data_set import DataSet, Split
 from limnet.data.image_set import ImageSet
 from limnet.data.labelled_image import LabelledImage
@@ -138,6 +138,8 @@ def _collection(folder: Path) -> dict[str, Any]:
         cases = collection_cases(folder)
         row |= {"cases": len(cases), "trainable": any(case.trainable for case in cases)}
         row["held out"] = sum(case.held_out for case in cases)
+        if PERMISSION not in about:
+            row["note"] = f"trains no weights: its collection.json has no {PERMISSION}"
     except (ValueError, OSError, AttributeError, TypeError) as error:
         slices = len([*folder.glob("*.npz")])
         row["note"] = f"{slices} slices of another kind" if slices else str(error)

@@ -243,7 +243,7 @@ def test_wrong_inputs_are_refused():
         first(1, rng(), [LabelledVolume(labels, (7,))], SequenceOptions(5, 32, shapes_share=0.0))
 
 
-def write_case(folder, use, names, image=True):
+def write_case(folder, may_train, names, image=True):
     """A collection of one case, "pt_5": every label fills one slice of 4 x 4."""
     labels = np.zeros((4, 4, len(names) + 1), np.uint8)
     labels[:, :, 1:] = 10 * np.arange(1, len(names) + 1)
@@ -253,13 +253,13 @@ def write_case(folder, use, names, image=True):
         data = labels.astype(np.int16) - 1000
         nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), folder / "pt_5" / "image.nii.gz")
     named = {str(10 * (index + 1)): name for index, name in enumerate(names)}
-    about = {"title": folder.name, "labels": named, "use": use}
+    about = {"title": folder.name, "labels": named, "may_train_weights": may_train}
     (folder / "collection.json").write_text(json.dumps(about))
 
 
 def test_volumes_of_collections_have_their_labels_numbered_anew(tmp_path):
-    write_case(tmp_path / "aorta_ct", "also weights", ["aorta", "PTV56", "cord"])
-    write_case(tmp_path / "maps", "also weights", ["femur"], image=False)
+    write_case(tmp_path / "aorta_ct", True, ["aorta", "PTV56", "cord"])
+    write_case(tmp_path / "maps", True, ["femur"], image=False)
     scan, label_map = collection_volumes(tmp_path)
     # treatment targets are not seen in an image, and no target
     assert scan.targets == (1, 2) and scan.window == (-160, 240)
@@ -277,7 +277,7 @@ def test_the_targets_of_hearts_are_the_ventricles_and_the_ring_between_them():
 
 
 def test_what_is_held_out_or_may_not_be_trained_on_is_left_out(tmp_path):
-    write_case(tmp_path / "abdomen_ct", "also weights", ["liver"])
-    write_case(tmp_path / "headneck_ct", "also weights", ["cord"])
-    write_case(tmp_path / "others_ct", "evaluation only", ["cord"])
+    write_case(tmp_path / "abdomen_ct", True, ["liver"])
+    write_case(tmp_path / "headneck_ct", True, ["cord"])
+    write_case(tmp_path / "others_ct", False, ["cord"])
     assert collection_volumes(tmp_path) == []
