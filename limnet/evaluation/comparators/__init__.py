@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from limnet.evaluation.comparators import mem3d, nninteractive, sam, sam2, sam_med3d
 from limnet.evaluation.comparators.base import CHECKPOINTS_VARIABLE, HUB, About, Comparator
 from limnet.evaluation.comparators.mem3d import Mem3D
 from limnet.evaluation.comparators.nninteractive import NnInteractive
@@ -31,8 +30,8 @@ __all__ = [
     "on_every_slice",
 ]
 
-_MODULES = {each.ABOUT.key: each for each in (sam, sam2, sam_med3d, nninteractive, mem3d)}
-COMPARATORS: dict[str, About] = {key: module.ABOUT for key, module in _MODULES.items()}
+_CLASSES = {each.about.key: each for each in (Sam, Sam2, SamMed3D, NnInteractive, Mem3D)}
+COMPARATORS: dict[str, About] = {key: kind.about for key, kind in _CLASSES.items()}
 
 
 def comparator(
@@ -52,7 +51,7 @@ def comparator(
     if name not in COMPARATORS:
         raise ValueError(f"a comparator must be one of {', '.join(COMPARATORS)}, got {name!r}")
     COMPARATORS[name].imported()
-    return _MODULES[name].load(COMPARATORS[name].found(checkpoint), device)
+    return _CLASSES[name].load(COMPARATORS[name].found(checkpoint), device)
 
 
 def measured_beside(names: str, device: torch.device | str = "cpu") -> dict[str, Comparator]:

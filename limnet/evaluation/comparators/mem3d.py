@@ -9,10 +9,8 @@ the next; every fifth slice is kept in memory, and always the last, as in the ch
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 from torch.nn.functional import interpolate, one_hot, pad
 
-from limnet.evaluation.comparators import sam
-from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
+from limnet.evaluation.comparators.base import About, Comparator, Masks
+from limnet.evaluation.comparators.sam import Sam
 from limnet.method.prompts import Click
 from limnet.networks.normalisation import normalise
 from limnet.volumes import Volume
@@ -46,55 +44,36 @@ ABOUT = About(
         "masks on the clicked slices, another method"
     ),
 )
-RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
 KEY_DIM, VALUE_DIM = 128, 512  # of the checkout's options.py
 SIZE = 512  # pixels of its square; the quality head allows no other
 KEEP_EVERY = 5  # slices
 
 
-def load(checkpoint: str, device: torch.device | str = "cpu") -> "Mem3D":
-    """Mem3D's memory with the user's weights, and SAM.
-
-    Raises:
-        ValueError: memory.pth holds no such weights.
-    """
-    path = Path(checkpoint, "memory.pth")
-    memory = ABOUT.imported().STM(KEY_DIM, VALUE_DIM)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, UnpicklingError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} must hold a state_dict, got: {error}. {ABOUT.guide}") from error
-    memory.load_state_dict({name.removeprefix("module."): each for name, each in state.items()})
-    prompt = sam.load(str(Path(checkpoint, "sam")), device)
-    return Mem3D(memory.eval().to(device), prompt, prompt.digest)
-
-
-class Mem3D:
+class Mem3D(Comparator):
     """Segments the whole volume from masks of the clicked slices."""
 
-    name = "Mem3D's memory, prompted by SAM"
+    about, name = ABOUT, "Mem3D's memory, prompted by SAM"
 
     def __init__(
         self, memory: Any, prompt: Callable[[Volume, Sequence[Click]], Masks], prompt_digest: str
     ) -> None:
         """`memory`: the checkout's STM; `prompt`: what segments the clicked slices."""
-        self.memory, self.prompt, self.prompt_digest = memory, prompt, prompt_digest
+        super().__init__(prompt_digest, memory)
+        self.memory, self.prompt = memory, prompt
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of recipe, the memory's weights and what prompts it."""
-        return digest_of(f"Mem3D {RECIPE} {self.prompt_digest}", self.memory)
+    @classmethod
+    def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "Mem3D":
+        """With the user's weights for the memory, and SAM."""
+        memory = ABOUT.imported().STM(KEY_DIM, VALUE_DIM)
+        state = ABOUT.state(Path(checkpoint, "memory.pth"), "state_dict")
+        memory.load_state_dict({name.removeprefix("module."): each for name, each in state.items()})
+        prompt = Sam.load(str(Path(checkpoint, "sam")), device)
+        return cls(memory.eval().to(device), prompt, prompt.digest)
 
     @torch.inference_mode()
-    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
-        """Masks on all slices; empty while no click is positive.
-
-        Raises:
-            ValueError: a click is outside the volume.
-        """
+    def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on all slices."""
         masks = np.zeros(volume.images.shape[:3], dtype=bool)
-        if not has_positive(volume, clicks):
-            return masks
         prompts = self.prompt(volume, clicks)
         starts = np.flatnonzero(prompts.any(axis=(1, 2))).tolist()
         for place, start in enumerate(starts):

@@ -7,14 +7,12 @@ click, a prediction after each, as when a user clicks.
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 
-from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
+from limnet.evaluation.comparators.base import About, Comparator, Masks
 from limnet.files import content_hash
 from limnet.method.prompts import Click
 from limnet.volumes import Volume
@@ -31,49 +29,34 @@ ABOUT = About(
     licence="code Apache 2.0, weights CC BY-NC-SA 4.0: not for commercial use",
     paper="no row; it is newer",
 )
-RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
 
 
-def load(checkpoint: str, device: torch.device | str = "cpu") -> "NnInteractive":
-    """nnInteractive with the model of a folder."""
-    module = ABOUT.imported()
-    with redirect_stdout(io.StringIO()):  # it prints
-        session = module.nnInteractiveInferenceSession(
-            device=torch.device(device),
-            torch_n_threads=torch.get_num_threads(),  # it would set 8 for the whole process
-            verbose=False,
-        )
-        session.initialize_from_trained_model_folder(checkpoint)
-    return NnInteractive(session, content_hash(checkpoint))
-
-
-class NnInteractive:
+class NnInteractive(Comparator):
     """Segments the whole volume."""
 
-    name = "nnInteractive"
+    about, name = ABOUT, "nnInteractive"
 
     def __init__(self, session: Any, model_hash: str) -> None:
         """`session`: an nnInteractiveInferenceSession with the model of that hash."""
-        self.session, self.model_hash = session, model_hash
+        super().__init__(f"{ABOUT.version()} {model_hash}")
+        self.session = session
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of recipe, version and model folder."""
-        try:
-            installed = version("nnInteractive")
-        except PackageNotFoundError:
-            installed = "a checkout"
-        return digest_of(f"nnInteractive {RECIPE} {installed} {self.model_hash}")
+    @classmethod
+    def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "NnInteractive":
+        """With the model of a folder."""
+        module = ABOUT.imported()
+        with redirect_stdout(io.StringIO()):  # it prints
+            session = module.nnInteractiveInferenceSession(
+                device=torch.device(device),
+                torch_n_threads=torch.get_num_threads(),  # it would set 8 for the whole process
+                verbose=False,
+            )
+            session.initialize_from_trained_model_folder(checkpoint)
+        return cls(session, content_hash(checkpoint))
 
-    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
-        """Masks on all slices; empty while no click is positive.
-
-        Raises:
-            ValueError: a click is outside the volume.
-        """
+    def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on all slices."""
         masks = np.zeros(volume.images.shape[:3], dtype=np.uint8)
-        if not has_positive(volume, clicks):
-            return masks.astype(bool)
         images = volume.images if volume.images.ndim == 3 else volume.images.mean(axis=-1)
         self.session.set_image(images[None].astype(np.float32))
         self.session.set_target_buffer(masks)  # which it fills

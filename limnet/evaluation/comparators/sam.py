@@ -6,7 +6,6 @@ with clicks on every one of the N slices that show the target: `on_every_slice`.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
-from limnet.evaluation.comparators.pretrained import enlarged, load_pretrained, shown, shown_size
+from limnet.evaluation.comparators.base import About, Comparator, Masks, Square
 from limnet.evaluation.users import next_click_on_slice
 from limnet.method.prompts import Click
 from limnet.volumes import Volume
@@ -35,49 +33,38 @@ ABOUT = About(
         "(6 N) or 10 times (10 N): far more than our six clicks a volume"
     ),
 )
-RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
 KEPT_SLICES = 16  # whose embeddings are kept from click to click; 4 MB each
 
 Logits = Float32[Tensor, "1 1 low low"]
 
 
-def load(checkpoint: str, device: torch.device | str = "cpu") -> "Sam":
-    """SAM with the weights of a checkpoint."""
-    return Sam(load_pretrained(ABOUT, "SamModel", checkpoint, device))
-
-
-class Sam:
+class Sam(Comparator):
     """Segments the slices that were clicked on, each for itself."""
 
-    name = "SAM, clicked slices only"
+    about, name = ABOUT, "SAM, clicked slices only"
 
     def __init__(self, model: Any) -> None:
         """`model`: a SamModel in eval mode."""
+        super().__init__(ABOUT.version(), model)
         self.model = model
-        self.size = model.config.vision_config.image_size  # pixels; 1024
-        self._kept: dict[tuple[Any, ...], Tensor] = {}
+        self.square = Square(model.config.vision_config.image_size, keep_aspect=True)
+        self._embeddings: dict[tuple[Any, ...], Tensor] = {}
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of recipe, version and weights."""
-        return digest_of(f"SAM {RECIPE} {ABOUT.imported().__version__}", self.model)
+    @classmethod
+    def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "Sam":
+        """With the weights of a checkpoint."""
+        return cls(ABOUT.pretrained("SamModel", checkpoint, device))
 
-    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
-        """Masks on the clicked slices; a slice without a positive click stays empty.
-
-        Raises:
-            ValueError: a click is outside the volume.
-        """
+    def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on the clicked slices; a slice without a positive click stays empty."""
         masks = np.zeros(volume.images.shape[:3], dtype=bool)
-        if not has_positive(volume, clicks):
-            return masks
         for index in {click.slice_index for click in clicks}:
-            given, logits = [], None
+            on_slice, logits = [], None
             for click in clicks:
                 if click.slice_index == index:
-                    given.append(click)
-                    if any(each.positive for each in given):
-                        logits = self.predict(volume, index, given, logits)
+                    on_slice.append(click)
+                    if any(each.positive for each in on_slice):
+                        logits = self.predict(volume, index, on_slice, logits)
             if logits is not None:
                 masks[index] = self.mask(logits, volume)
         return masks
@@ -93,17 +80,13 @@ class Sam:
             previous: what the clicks before the last one gave.
         """
         embedding = self._embedding(volume, index)
-        shape = volume.images.shape[1:3]
-        height, width = shown_size(shape, self.size, keep_aspect=True)
-        scale = torch.tensor([width / shape[1], height / shape[0]])
-        points = torch.tensor([[float(click.column), float(click.row)] for click in clicks])
-        labels = torch.tensor([int(click.positive) for click in clicks])
+        points, labels = self.square.points(clicks, volume.images.shape[1:3])
         # one click is ambiguous: the best of three masks; then SAM's paper shows it the last logits
         ambiguous = len(clicks) == 1
         output = self.model(
             image_embeddings=embedding,
-            input_points=(points * scale)[None, None].to(embedding.device),
-            input_labels=labels[None, None].to(embedding.device),
+            input_points=points.to(embedding.device),
+            input_labels=labels.long().to(embedding.device),
             input_masks=previous,
             multimask_output=ambiguous,
         )
@@ -112,17 +95,17 @@ class Sam:
 
     def mask(self, logits: Logits, volume: Volume) -> Bool[np.ndarray, "height width"]:
         """The logits' mask on the pixels of the volume's slices."""
-        return enlarged(logits, volume.images.shape[1:3], self.size, keep_aspect=True)
+        return self.square.mask(logits, volume.images.shape[1:3])
 
     def _embedding(self, volume: Volume, index: int) -> Tensor:
         key = (volume.digest, volume.window, index)
-        if key not in self._kept:
-            image = shown(volume, index, self.size, keep_aspect=True)
+        if key not in self._embeddings:
             device = next(self.model.parameters()).device
-            self._kept[key] = self.model.get_image_embeddings(image.to(device))
-            if len(self._kept) > KEPT_SLICES:
-                self._kept.pop(next(iter(self._kept)))
-        return self._kept[key]
+            image = self.square.image(volume, index).to(device)
+            self._embeddings[key] = self.model.get_image_embeddings(image)
+            if len(self._embeddings) > KEPT_SLICES:
+                self._embeddings.pop(next(iter(self._embeddings)))
+        return self._embeddings[key]
 
 
 def on_every_slice(
@@ -148,15 +131,15 @@ def on_every_slice(
         )
     masks, made = np.zeros_like(target), []
     for index in np.flatnonzero(target.any(axis=(1, 2))).tolist():
-        given, logits, not_clicked = [], None, np.ones(target.shape[1:], dtype=bool)
+        on_slice, logits, not_clicked = [], None, np.ones(target.shape[1:], dtype=bool)
         for _ in range(clicks):
             found = next_click_on_slice(target[index], masks[index], not_clicked)
             if found is None:
                 break
             positive, row, column = found
             not_clicked[row, column] = False
-            given.append(Click(index, row, column, positive))
-            logits = sam.predict(volume, index, given, logits)
+            on_slice.append(Click(index, row, column, positive))
+            logits = sam.predict(volume, index, on_slice, logits)
             masks[index] = sam.mask(logits, volume)
-        made += given
+        made += on_slice
     return masks, tuple(made)

@@ -8,7 +8,6 @@ what was propagated, become prompts too (SAM 2.1's setting), and all is propagat
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
-from limnet.evaluation.comparators.pretrained import enlarged, load_pretrained, shown
+from limnet.evaluation.comparators.base import About, Comparator, Masks, Square
 from limnet.method.prompts import Click
 from limnet.volumes import Volume
 
@@ -33,43 +31,31 @@ ABOUT = About(
     licence="Apache 2.0, code and weights",
     paper="no row; it is the video successor of the paper's SAM-B",
 )
-RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
 OBJECT = 0  # the one object's id, and its index
 
 
-def load(checkpoint: str, device: torch.device | str = "cpu") -> "Sam2":
-    """SAM 2 with the weights of a checkpoint."""
-    return Sam2(load_pretrained(ABOUT, "Sam2VideoModel", checkpoint, device))
-
-
-class Sam2:
+class Sam2(Comparator):
     """Segments the whole volume, a slice a frame."""
 
-    name = "SAM 2"
+    about, name = ABOUT, "SAM 2"
 
     def __init__(self, model: Any) -> None:
         """`model`: a Sam2VideoModel in eval mode."""
-        self.model = model
-        self.size = model.config.image_size  # pixels; 1024
+        super().__init__(ABOUT.version(), model)
+        self.model, self.square = model, Square(model.config.image_size, keep_aspect=False)
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of recipe, version and weights."""
-        return digest_of(f"SAM 2 {RECIPE} {ABOUT.imported().__version__}", self.model)
+    @classmethod
+    def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "Sam2":
+        """With the weights of a checkpoint."""
+        return cls(ABOUT.pretrained("Sam2VideoModel", checkpoint, device))
 
-    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
-        """Masks on all slices; empty while no click is positive.
-
-        Raises:
-            ValueError: a click is outside the volume.
-        """
-        if not has_positive(volume, clicks):
-            return np.zeros(volume.images.shape[:3], dtype=bool)
+    def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on all slices."""
         session = self._session(volume)
         by_slice: dict[int, list[Click]] = {}
         for click in clicks:
             by_slice.setdefault(click.slice_index, []).append(click)
-        prompts = [i for i, given in by_slice.items() if any(click.positive for click in given)]
+        prompts = [i for i, each in by_slice.items() if any(click.positive for click in each)]
         for index in prompts:
             self._prompt(session, index, by_slice[index])
         masks = self._propagate(session, volume, min(prompts))
@@ -90,17 +76,15 @@ class Sam2:
             dtype=torch.float32,
             **dict.fromkeys(places, device),
         )
-        session.processed_frames = _Frames(volume, self.size, device)
+        session.processed_frames = _Frames(volume, self.square, device)
         session.obj_id_to_idx(OBJECT)  # makes the object
         return session
 
     def _prompt(
         self, session: Any, index: int, clicks: Sequence[Click], *, backward: bool = False
     ) -> None:
-        scale = torch.tensor([self.size / session.video_width, self.size / session.video_height])
-        points = torch.tensor([[float(click.column), float(click.row)] for click in clicks])
-        labels = torch.tensor([int(click.positive) for click in clicks], dtype=torch.int32)
-        inputs = {"point_coords": (points * scale)[None, None], "point_labels": labels[None, None]}
+        points, labels = self.square.points(clicks, (session.video_height, session.video_width))
+        inputs = {"point_coords": points, "point_labels": labels}
         session.add_point_inputs(OBJECT, index, inputs)
         session.obj_with_new_inputs = [OBJECT]
         self.model(session, frame_idx=index, reverse=backward)
@@ -111,20 +95,18 @@ class Sam2:
             for output in self.model.propagate_in_video_iterator(
                 session, start_frame_idx=first, reverse=backward
             ):
-                masks[output.frame_idx] = enlarged(
-                    output.pred_masks, masks.shape[1:], self.size, keep_aspect=False
-                )
+                masks[output.frame_idx] = self.square.mask(output.pred_masks, masks.shape[1:])
         return masks
 
 
 class _Frames:
     """The volume's slices as frames, made when they are looked at: 12 MB each at full size."""
 
-    def __init__(self, volume: Volume, size: int, device: torch.device) -> None:
-        self.volume, self.size, self.device = volume, size, device
+    def __init__(self, volume: Volume, square: Square, device: torch.device) -> None:
+        self.volume, self.square, self.device = volume, square, device
 
     def __len__(self) -> int:
         return len(self.volume.images)
 
     def __getitem__(self, index: int) -> Float32[Tensor, "3 size size"]:
-        return shown(self.volume, index, self.size, keep_aspect=False)[0].to(self.device)
+        return self.square.image(self.volume, index)[0].to(self.device)

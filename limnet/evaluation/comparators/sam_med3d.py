@@ -8,24 +8,18 @@ lies beyond 96 mm from there stays empty.
 """
 
 import io
-from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from limnet.evaluation.comparators.base import About, Masks, digest_of, has_positive
+from limnet.evaluation.comparators.base import About, Comparator, Masks
 from limnet.method.prompts import Click
 from limnet.volumes import Volume
 
@@ -44,7 +38,6 @@ ABOUT = About(
         "is not given"
     ),
 )
-RECIPE = 1  # raised when what is done here changes, so that cached results are made anew
 SIDE = 128  # voxels of the cube
 SPACING_MM = 1.5
 CT_RANGE = (-1000, 1000)  # HU; the authors clamp to it
@@ -53,60 +46,28 @@ OUTSIDE = -30.0  # logit beyond the cube
 Affine = Float[np.ndarray, "4 4"]
 
 
-def load(checkpoint: str, device: torch.device | str = "cpu") -> "SamMed3D":
-    """SAM-Med3D with the weights of a checkpoint, which is read without unpickling code.
-
-    Raises:
-        ValueError: the file is no such checkpoint.
-    """
-    medim = ABOUT.imported()
-    with redirect_stdout(io.StringIO()):  # it prints
-        model = medim.create_model("SAM-Med3D")
-    model.load_state_dict(read_state(checkpoint))
-    return SamMed3D(model.eval().to(device))
-
-
-def read_state(checkpoint: str) -> dict[str, Tensor]:
-    """The weights in a file of SAM-Med3D or in safetensors."""
-    if Path(checkpoint).suffix == ".safetensors":
-        return load_file(checkpoint)
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # training's arguments lie beside
-            return torch.load(checkpoint, map_location="cpu", weights_only=True)["model_state_dict"]
-    except (UnpicklingError, KeyError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{checkpoint} must hold tensors under model_state_dict and nothing that runs code, "
-            f"got: {error}. {ABOUT.guide}"
-        ) from error
-
-
-class SamMed3D:
+class SamMed3D(Comparator):
     """Segments a cube of 192 mm around the first positive click."""
 
-    name = "SAM-Med3D, cube at the first click"
+    about, name = ABOUT, "SAM-Med3D, cube at the first click"
 
     def __init__(self, model: Any) -> None:
         """`model`: that of `medim.create_model("SAM-Med3D")`, in eval mode."""
+        super().__init__(ABOUT.version(), model)
         self.model = model
         self._kept: tuple[Any, Tensor] | None = None  # the last cube's embedding
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of recipe, version and weights."""
-        try:
-            installed = version(ABOUT.package)
-        except PackageNotFoundError:
-            installed = "a checkout"
-        return digest_of(f"SAM-Med3D {RECIPE} {installed}", self.model)
+    @classmethod
+    def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "SamMed3D":
+        """With the weights of a checkpoint, which is read without unpickling code."""
+        medim = ABOUT.imported()
+        with redirect_stdout(io.StringIO()):  # it prints
+            model = medim.create_model("SAM-Med3D")
+        model.load_state_dict(ABOUT.state(checkpoint, "model_state_dict"))
+        return cls(model.eval().to(device))
 
-    def __call__(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
-        """Masks on all slices; empty while no click is positive.
-
-        Raises:
-            ValueError: a click is outside the volume.
-        """
-        if not has_positive(volume, clicks):
-            return np.zeros(volume.images.shape[:3], dtype=bool)
+    def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
+        """Masks on all slices; what lies outside the cube is empty."""
         first = next(click for click in clicks if click.positive)
         cube = cube_affine(volume, first)
         embedding = self._embedding(volume, cube)
