@@ -1,5 +1,6 @@
 import base64
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -8,7 +9,6 @@ import threading
 import time
 import tracemalloc
 import zlib
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -18,9 +18,7 @@ from fakes import fakes, ramp
 
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.journal import Journal, Recording, journal_path, read_journal, replay
-from limnet.annotator.journal import journal as journal_module
-from limnet.annotator.journal.lines import _open as open_line
-from limnet.annotator.journal.lines import seal
+from limnet.annotator.journal_lines import open_line, seal
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
 from limnet.volumes.masks import PackedMasks
@@ -541,31 +539,12 @@ def test_where_files_cannot_be_locked_the_user_is_told(path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(journal_module.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     with open_journal(path) as journal:
         assert (
             "cannot be locked" in journal.notices[0] and "open it only once" in journal.notices[0]
         )
         journal.append(UNDO)
-
-
-def test_windows_locks_a_byte_behind_the_lines(path, monkeypatch):
-    locked = set()
-
-    def locking(file, mode, length):
-        if locked:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        locked.add((os.lseek(file, 0, os.SEEK_CUR), mode, length))
-
-    monkeypatch.setattr(journal_module, "fcntl", None)
-    windows = SimpleNamespace(LK_NBLCK=2, locking=locking)
-    monkeypatch.setattr(journal_module, "msvcrt", windows, raising=False)
-    with open_journal(path) as journal:
-        journal.append(UNDO)
-        with pytest.raises(RuntimeError, match="open in one notebook at a time"):
-            open_journal(path)
-    assert locked == {(2**31 - 2, 2, 1)}
-    assert read_journal(path)[1] == (UNDO,) and path.stat().st_size < 1000
 
 
 @pytest.mark.parametrize("harm", ["removed", "replaced", "cut", "longer"])
@@ -820,7 +799,7 @@ def replays(monkeypatch):
             runs.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
             return super().perform(action)
 
-    monkeypatch.setattr("limnet.annotator.journal.recording.Annotation", Observed)
+    monkeypatch.setattr("limnet.annotator.journal.Annotation", Observed)
     return runs
 
 
@@ -869,7 +848,7 @@ def test_a_replay_needs_the_image_and_the_weights_of_the_journal(path, replays, 
         replay(path, volume(1), weights())
     assert replay(path, volume(), weights(OtherWeights)).done == [UNDO]
     monkeypatch.setattr(
-        "limnet.annotator.journal.recording.load_networks", lambda name: weights(OtherWeights)
+        "limnet.annotator.journal.load_networks", lambda name: weights(OtherWeights)
     )
     with pytest.raises(ValueError, match="its own weights, SHA-256 first weights, got other wei"):
         replay(path, volume())

@@ -56,7 +56,7 @@ class Annotation:
         """Apply one action; whether it changed anything.
 
         `{"action": "click", "object": "liver", "click": [slice_index, row, column, positive]}`;
-        the other actions and what they need are the methods of this class that begin with `_do_`.
+        `ACTIONS` below holds the others.
 
         Raises:
             ValueError, RuntimeError: what the action needs is missing or wrong, or as the method
@@ -64,12 +64,14 @@ class Annotation:
         """
         values = dict(action)
         kind = values.pop("action", None)
-        perform: Callable[..., Any] | None = getattr(self, f"_do_{kind}", None)
-        if perform is None:
+        if kind not in [*ACTIONS]:  # it may be no text, in a damaged file
             raise ValueError(f"an action must be one of {', '.join(ACTIONS)}, got {kind!r}")
+        try:
+            changed = ACTIONS[kind](self, **values)
+        except (TypeError, IndexError, KeyError) as error:
+            raise ValueError(f"action {kind!r} has a missing or wrong value: {error}") from error
         if kind in ("undo", "redo", "seen"):
-            return self._call(perform, kind, values)
-        self._call(perform, kind, values)
+            return changed
         self._history.push(self._snapshot())
         return True
 
@@ -96,7 +98,11 @@ class Annotation:
     def overlap(self, slice_index: int) -> Bool[np.ndarray, "height width"]:
         """Pixels of a slice that more than one object claims."""
         claims = [each.session.mask(slice_index) for each in self.objects]
-        return np.sum(claims, axis=0) > 1 if claims else np.zeros(self._slice_size, dtype=bool)
+        return (
+            np.sum(claims, axis=0) > 1
+            if claims
+            else np.zeros(self.volume.images.shape[1:3], dtype=bool)
+        )
 
     @property
     def can_undo(self) -> bool:
@@ -106,7 +112,7 @@ class Annotation:
     def can_redo(self) -> bool:
         return self._history.can_redo
 
-    def _do_add_object(self, object: str, colour: str) -> None:
+    def _add_object(self, object: str, colour: str) -> None:
         self._check_name(object)
         _check_colour(colour)
         if len(self.objects) == MOST_OBJECTS:
@@ -115,45 +121,24 @@ class Annotation:
         session = Session(self.volume, self.networks, features=self.features, options=options)
         self.objects = (*self.objects, SegmentedObject(object, colour, session))
 
-    def _do_remove_object(self, object: str) -> None:
+    def _remove_object(self, object: str) -> None:
         gone = self._object(object)
         self.objects = tuple(each for each in self.objects if each is not gone)
 
-    def _do_rename_object(self, object: str, to: str) -> None:
+    def _rename_object(self, object: str, to: str) -> None:
         self._check_name(to)
         self._change(self._object(object), name=to)
 
-    def _do_recolour_object(self, object: str, colour: str) -> None:
+    def _recolour_object(self, object: str, colour: str) -> None:
         _check_colour(colour)
         self._change(self._object(object), colour=colour)
 
-    def _do_reorder_objects(self, objects: Sequence[str]) -> None:
+    def _reorder_objects(self, objects: Sequence[str]) -> None:
         if sorted(objects) != sorted(each.name for each in self.objects):
             raise ValueError(f"an order must name every object once, got {list(objects)}")
         self.objects = tuple(self._object(name) for name in objects)
 
-    def _do_click(self, object: str, click: Sequence[Any]) -> None:
-        self.session(object).add_click(_click(click))
-
-    def _do_clicks(self, object: str, clicks: Sequence[Sequence[Any]]) -> None:
-        self.session(object).add_clicks([_click(each) for each in clicks])
-
-    def _do_box(self, object: str, slice_index: int, box: Sequence[Any]) -> None:
-        self.session(object).add_box(slice_index, Box(*box))
-
-    def _do_move_click(self, object: str, click: Sequence[Any], to: Sequence[Any]) -> None:
-        self.session(object).move_click(_click(click), _click(to))
-
-    def _do_remove_click(self, object: str, click: Sequence[Any]) -> None:
-        self.session(object).remove_click(_click(click))
-
-    def _do_paint(self, object: str, slice_index: int, mask: np.ndarray) -> None:
-        self.session(object).paint(slice_index, mask)
-
-    def _do_start_from(self, object: str, masks: np.ndarray | PackedMasks) -> None:
-        self.session(object).start_from(masks)
-
-    def _do_propagate(self, object: str, round: Mapping[str, Any] | None = None) -> None:
+    def _propagate(self, object: str, round: Mapping[str, Any] | None = None) -> None:
         session = self.session(object)
         if round is None:
             session.propagate()
@@ -161,16 +146,7 @@ class Annotation:
             packed = {name: PackedMasks.pack(round[name]) for name in ("masks", "propagated")}
             session.close(Round(clicks=session.state.clicks, **{**round, **packed}))
 
-    def _do_take_other(self, object: str, slice_index: int) -> None:
-        self.session(object).take_other(slice_index)
-
-    def _do_lock(self, object: str, slice_index: int) -> None:
-        self.session(object).lock(slice_index)
-
-    def _do_unlock(self, object: str, slice_index: int) -> None:
-        self.session(object).unlock(slice_index)
-
-    def _do_seen(self, object: str, slice_index: int, mask: np.ndarray) -> bool:
+    def _seen(self, object: str, slice_index: int, mask: np.ndarray) -> bool:
         """What a slice showed after the last action: taken as it was, if it comes out otherwise.
 
         No step of its own: it is undone with the action that led to it.
@@ -182,12 +158,6 @@ class Annotation:
         self._history.amend(self._snapshot())
         return True
 
-    def _do_undo(self) -> bool:
-        return self._move(self._history.undo)
-
-    def _do_redo(self) -> bool:
-        return self._move(self._history.redo)
-
     def _move(self, move: Callable[[], None]) -> bool:
         """Undo or redo; whether there was anything to."""
         before = self._history.now
@@ -197,12 +167,6 @@ class Annotation:
             if each.session.state is not state:
                 each.session.restore(state)
         return self._history.now is not before
-
-    def _call(self, perform: Callable[..., Any], kind: str, values: dict[str, Any]) -> Any:
-        try:
-            return perform(**values)
-        except (TypeError, IndexError, KeyError) as error:
-            raise ValueError(f"action {kind!r} has a missing or wrong value: {error}") from error
 
     def _object(self, name: str) -> SegmentedObject:
         found = [each for each in self.objects if each.name == name]
@@ -224,13 +188,6 @@ class Annotation:
     def _snapshot(self) -> Snapshot:
         return tuple((each, each.session.state) for each in self.objects)
 
-    @property
-    def _slice_size(self) -> tuple[int, int]:
-        return self.volume.images.shape[1:3]
-
-
-ACTIONS = tuple(name[4:] for name in vars(Annotation) if name.startswith("_do_"))
-
 
 def _click(values: Sequence[Any]) -> Click:
     slice_index, row, column, positive = values
@@ -240,3 +197,31 @@ def _click(values: Sequence[Any]) -> Click:
 def _check_colour(colour: str) -> None:
     if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
         raise ValueError(f'a colour must be "#rrggbb", got {colour!r}')
+
+
+# What `Annotation.perform` can do, and what each action needs, in the order of the arguments.
+ACTIONS: dict[str, Callable[..., Any]] = {
+    "add_object": Annotation._add_object,
+    "remove_object": Annotation._remove_object,
+    "rename_object": Annotation._rename_object,
+    "recolour_object": Annotation._recolour_object,
+    "reorder_objects": Annotation._reorder_objects,
+    "click": lambda self, object, click: self.session(object).add_click(_click(click)),
+    "clicks": lambda self, object, clicks: self.session(object).add_clicks([*map(_click, clicks)]),
+    "box": lambda self, object, slice_index, box: self.session(object).add_box(
+        slice_index, Box(*box)
+    ),
+    "move_click": lambda self, object, click, to: self.session(object).move_click(
+        _click(click), _click(to)
+    ),
+    "remove_click": lambda self, object, click: self.session(object).remove_click(_click(click)),
+    "paint": lambda self, object, slice_index, mask: self.session(object).paint(slice_index, mask),
+    "start_from": lambda self, object, masks: self.session(object).start_from(masks),
+    "propagate": Annotation._propagate,
+    "take_other": lambda self, object, slice_index: self.session(object).take_other(slice_index),
+    "lock": lambda self, object, slice_index: self.session(object).lock(slice_index),
+    "unlock": lambda self, object, slice_index: self.session(object).unlock(slice_index),
+    "seen": Annotation._seen,
+    "undo": lambda self: self._move(self._history.undo),
+    "redo": lambda self: self._move(self._history.redo),
+}

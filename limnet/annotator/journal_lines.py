@@ -52,6 +52,19 @@ class Lines(NamedTuple):
     damage: str | None = None  # the line after them, if there is one
 
 
+def read_journal(path: str | Path) -> tuple[Header, tuple[Action, ...], str | None]:
+    """Header, actions, and which line is damaged if one is; nothing is locked or changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no journal, or one of a newer limnet.
+    """
+    lines = read_lines(Path(path))
+    if lines.header is None:
+        raise ValueError(f"a journal must begin with a header, got {path}, which holds nothing yet")
+    return lines.header, lines.actions, lines.damage
+
+
 def read_lines(path: Path) -> Lines:
     """The header and the actions up to the first damaged line.
 
@@ -61,15 +74,19 @@ def read_lines(path: Path) -> Lines:
     """
     with path.open("rb") as file:
         line = file.readline(LONGEST_HEADER)
-        if _is_cut_off(line) and not file.read(1):
+        begun = line.rstrip(b"\0")  # a power cut may leave zeros
+        is_begun = START.startswith(begun) or begun.startswith(START)
+        if is_begun and not line.endswith(b"\n") and not file.read(1):
             return Lines()
         header, checksum = _read_header(line, path)
         actions: list[Action] = []
         size, damage = len(line), None
         for number, line in enumerate(file, start=1):
             try:
-                values, following = _open(line, checksum, header["shape"])
-                actions.append(_read_action(values, number))
+                values, following = open_line(line, checksum, header["shape"])
+                if values["n"] != number or type(values["action"]) is not str:
+                    raise ValueError(f"line {number + 1} must be action {number}")
+                actions.append({key: values[key] for key in values if key not in OWN_KEYS})
             except (ValueError, TypeError, LookupError, zlib.error, RecursionError):
                 damage = f"line {number + 1} of {path.name} is damaged or cut off"
                 break
@@ -77,9 +94,7 @@ def read_lines(path: Path) -> Lines:
     return Lines(header, tuple(actions), size, checksum, damage)
 
 
-def seal(
-    values: dict[str, Any], checksum: int, shape: list[int] | None = None
-) -> tuple[bytes, int]:
+def seal(values: Header, checksum: int, shape: list[int] | None = None) -> tuple[bytes, int]:
     """A line and its checksum.
 
     Args:
@@ -100,7 +115,7 @@ def seal(
     return body + CHECKSUM % checksum, checksum
 
 
-def _open(line: bytes, checksum: int, shape: list[int] | None = None) -> tuple[Any, int]:
+def open_line(line: bytes, checksum: int, shape: list[int] | None = None) -> tuple[Any, int]:
     """What `seal` took, and the line's checksum."""
     body = line[:-CHECKSUM_LENGTH]
     checksum = zlib.crc32(body, checksum)
@@ -110,18 +125,12 @@ def _open(line: bytes, checksum: int, shape: list[int] | None = None) -> tuple[A
     return json.loads(body + b"}", object_hook=hook, parse_constant=_refuse), checksum
 
 
-def _is_cut_off(line: bytes) -> bool:
-    """Whether it is the start of a header, with the zeros that a power cut may leave."""
-    begun = line.rstrip(b"\0")
-    return not line.endswith(b"\n") and (START.startswith(begun) or begun.startswith(START))
-
-
 def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
     version = None
     try:
         values = json.loads(line) if line.startswith(START) else {}
         version = values.get("limnet_journal")
-        header, checksum = _open(line, 0)
+        header, checksum = open_line(line, 0)
         if _is_header(header):
             return header, checksum
     except (ValueError, RecursionError):
@@ -150,12 +159,6 @@ def _is_header(values: dict[str, Any]) -> bool:
         and all(isfinite(limit) for limit in window)
         and 0 < values["threads"] <= MOST_THREADS
     )
-
-
-def _read_action(values: Any, number: int) -> Action:
-    if values["n"] != number or type(values["action"]) is not str:
-        raise ValueError(f"line {number + 1} must be action {number}")
-    return {key: value for key, value in values.items() if key not in OWN_KEYS}
 
 
 def _pack(value: Any, shape: list[int] | None) -> Any:

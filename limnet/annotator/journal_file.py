@@ -1,6 +1,8 @@
-"""The journal file: opened by one, never overwritten, on the disk when `append` returns."""
+"""The file of a journal: held by one process at a time, never overwritten.
 
-import errno
+An action is on the disk when `append` returns.
+"""
+
 import os
 import socket
 import stat
@@ -12,39 +14,11 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
-from limnet.annotator.journal.lines import OWN_KEYS, VERSION, Action, Header, read_lines, seal
+from limnet.annotator.journal_lines import OWN_KEYS, VERSION, Action, Header, read_lines, seal
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
-
-LOCKED_BYTE = 2**31 - 2  # on Windows nobody else can read a locked byte: one behind the lines
-IN_USE = (errno.EAGAIN, errno.EACCES)  # what systems say of a locked file
-
-
-def journal_path(image: str | Path) -> Path:
-    """Where the journal of an image lies: beside the file, or beside the folder of a series."""
-    image = Path(os.path.abspath(image))  # noqa: PTH100 (resolve would follow links)
-    ending = next((end for end in (".nii.gz", ".nii") if image.name.lower().endswith(end)), "")
-    return image.with_name(image.name[: len(image.name) - len(ending)] + ".limnet.jsonl")
-
-
-def read_journal(path: str | Path) -> tuple[Header, tuple[Action, ...], str | None]:
-    """Header, actions, and which line is damaged if one is; nothing is locked or changed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no journal, or one of a newer limnet.
-    """
-    lines = read_lines(Path(path))
-    if lines.header is None:
-        raise ValueError(f"a journal must begin with a header, got {path}, in which nothing is yet")
-    return lines.header, lines.actions, lines.damage
 
 
 class Journal:
@@ -66,14 +40,16 @@ class Journal:
         """
         self = cls()
         self.path, self.notices = Path(path).absolute(), []
-        self._owner = self.path.with_name(f"{self.path.name}.lock")  # says who has it open
+        self._lock = FileLock(
+            f"{self.path}.lock", blocking=False, thread_local=False, fallback_to_soft=False
+        )
         with _writing(self.path):
             self._file = self.path.open("a+b", buffering=0)
             try:
-                self._lock()
+                self._acquire()
                 self._start(_new_header(volume, networks), volume)
             except BaseException:
-                self._file.close()
+                self.close()
                 raise
         return self
 
@@ -97,10 +73,11 @@ class Journal:
 
     def close(self) -> None:
         """Let others open the journal."""
-        if not self._file.closed:
-            with suppress(OSError):
-                self._owner.unlink()
-            self._file.close()
+        self._file.close()
+        if self._lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                Path(self._lock.lock_file).unlink()
+            self._lock.release()
 
     def __enter__(self) -> "Journal":
         return self
@@ -108,25 +85,25 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _lock(self) -> None:
+    def _acquire(self) -> None:
+        """Hold the lock, in whose file stands who holds it."""
+        owner = Path(self._lock.lock_file)
         try:
-            if fcntl:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                self._file.seek(LOCKED_BYTE)
-                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            if error.errno not in IN_USE:  # a file system without locks
-                self.notices.append(f"{self.path} cannot be locked ({error}): open it only once")
-                return
-            owner = "an unknown process"
+            self._lock.acquire()
+        except Timeout as error:
+            holder = "an unknown process"
             with suppress(OSError):
-                owner = self._owner.read_text("utf-8", "replace")[:200]
+                holder = owner.read_text("utf-8", "replace")[:200]
             raise RuntimeError(
                 f"a journal must be open in one notebook at a time, but {self.path} is open in"
-                f" {owner} (this is {_process()}): close the annotator there or shut down its"
+                f" {holder} (this is {_process()}): close the annotator there or shut down its"
                 " kernel, then try again"
             ) from error
+        except (OSError, NotImplementedError) as error:  # a file system without locks
+            self.notices.append(f"{self.path} cannot be locked ({error}): open it only once")
+            return
+        with suppress(OSError):
+            owner.write_text(_process(), "utf-8")
 
     def _start(self, new: Header, volume: Volume) -> None:
         """Go on with what the file holds, or begin it."""
@@ -138,13 +115,13 @@ class Journal:
         is_shape = self.header["shape"] == new["shape"]
         # in this order: an older journal's digest may need all voxels of a file
         is_image = is_shape and volume.has_digest(self.header["image_sha256"])
-        for key, is_same in (("image_sha256", is_image), ("shape", is_shape)):
-            if not is_same:
-                raise ValueError(
-                    f"{self.path} must be the journal of this image, got that of"
-                    f" {self.header['image']!r}: {key} is {self.header[key]} there and {new[key]}"
-                    " here; open that image, or move the journal away to begin anew"
-                )
+        if not is_image:
+            raise ValueError(
+                f"{self.path} must be the journal of this image, got that of"
+                f" {self.header['image']!r}: image_sha256 is {self.header['image_sha256']} there"
+                f" and {new['image_sha256']} here; open that image, or move the journal away to"
+                " begin anew"
+            )
         for key in ("weights_sha256", "window"):
             if self.header[key] != new[key]:
                 self.notices.append(
@@ -158,8 +135,6 @@ class Journal:
         elif lines.damage:
             self._set_aside(lines.damage)
         _sync_folder(self.path)
-        with suppress(OSError):  # it only tells the next one more
-            self._owner.write_text(_process(), "utf-8")
 
     def _set_aside(self, damage: str) -> None:
         """Copy all behind the actions to a new file, then cut it off."""

@@ -1,5 +1,6 @@
-"""An annotation recorded in a journal, and done again from it."""
+"""The journal: every action of an annotator is in a file beside the image before it is shown."""
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +11,63 @@ from typing import Any
 import torch
 
 from limnet.annotator.annotation import Annotation
-from limnet.annotator.journal.journal import Journal, read_journal
-from limnet.annotator.journal.lines import Action, Header
+from limnet.annotator.journal_file import Journal
+from limnet.annotator.journal_lines import Action, Header, read_journal
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.volumes import Volume
 
 # actions that predict a prompt mask
 PROMPTING = ("click", "clicks", "box", "move_click", "remove_click")
 
-Progress = Callable[[int, int], None]  # entries done, entries in all
+Progress = Callable[[int, int], None]  # actions done, actions in all
+
+
+def journal_path(image: str | Path) -> Path:
+    """Where the journal of an image lies: beside the file, or beside the folder of a series."""
+    image = Path(os.path.abspath(image))  # noqa: PTH100 (resolve would follow links)
+    ending = next((end for end in (".nii.gz", ".nii") if image.name.lower().endswith(end)), "")
+    return image.with_name(image.name[: len(image.name) - len(ending)] + ".limnet.jsonl")
+
+
+def replay(
+    path: str | Path,
+    volume: Volume | None = None,
+    networks: LimNet | None = None,
+    *,
+    recompute: bool = True,
+) -> Annotation:
+    """The annotation that a journal leads to; what cannot be read or done is a warning.
+
+    Args:
+        volume: by default the image that the header names, from the journal's folder.
+        networks: by default those that come with the package.
+        recompute: all masks anew, with as many threads as then and deterministically; False takes
+            prompt masks and rounds as they were recorded.
+
+    Raises:
+        FileNotFoundError: there is no such journal.
+        ValueError: it is no journal, or its image or weights are not at hand.
+    """
+    path = Path(path)
+    header, actions, damage = read_journal(path)
+    volume = volume or _read_image(path, header)
+    if not volume.has_digest(header["image_sha256"]):
+        _check_same("image", volume.digest, header["image_sha256"])
+    if networks is None:
+        networks = load_networks("lite")
+        _check_same("weights", networks.digest, header["weights_sha256"])
+    if recompute:
+        actions = [
+            {key: value for key, value in action.items() if key != "round"}
+            for action in actions
+            if action["action"] != "seen"
+        ]
+    annotation = Annotation(volume, networks)
+    with _deterministic(header["threads"]) if recompute else nullcontext():
+        notices = _perform_all(annotation, actions)
+    for notice in ([damage] if damage else []) + notices:
+        warnings.warn(f"{path}: {notice}", stacklevel=2)
+    return annotation
 
 
 class Recording:
@@ -75,47 +124,6 @@ class Recording:
         self.journal.close()
 
 
-def replay(
-    path: str | Path,
-    volume: Volume | None = None,
-    networks: LimNet | None = None,
-    *,
-    recompute: bool = True,
-) -> Annotation:
-    """The annotation that a journal leads to; what cannot be read or done is a warning.
-
-    Args:
-        volume: by default the image that the header names, from the journal's folder.
-        networks: by default those that come with the package.
-        recompute: all masks anew, with as many threads as then and deterministically; False takes
-            prompt masks and rounds as they were seen.
-
-    Raises:
-        FileNotFoundError: there is no such journal.
-        ValueError: it is no journal, or its image or weights are not at hand.
-    """
-    path = Path(path)
-    header, actions, damage = read_journal(path)
-    volume = volume or _read_image(path, header)
-    if not volume.has_digest(header["image_sha256"]):
-        _check_same("image", volume.digest, header["image_sha256"])
-    if networks is None:
-        networks = load_networks("lite")
-        _check_same("weights", networks.digest, header["weights_sha256"])
-    if recompute:
-        actions = [
-            {key: value for key, value in action.items() if key != "round"}
-            for action in actions
-            if action["action"] != "seen"
-        ]
-    annotation = Annotation(volume, networks)
-    with _as_then(header["threads"]) if recompute else nullcontext():
-        notices = _perform_all(annotation, actions)
-    for notice in ([damage] if damage else []) + notices:
-        warnings.warn(f"{path}: {notice}", stacklevel=2)
-    return annotation
-
-
 def _perform_all(
     annotation: Annotation,
     actions: Sequence[Action],
@@ -167,7 +175,7 @@ def _check_same(what: str, digest: str, expected: str) -> None:
 
 
 @contextmanager
-def _as_then(threads: int) -> Iterator[None]:
+def _deterministic(threads: int) -> Iterator[None]:
     """PyTorch deterministic, with this number of threads."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
