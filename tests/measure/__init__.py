@@ -1,17 +1,19 @@
-"""What clicks and rounds cost, and what each optimisation gains."""
+"""What clicks and rounds cost, and what each optimisation gains (paper, section III-C)."""
 
-from measure.agreement import Agreement, agreement
-from measure.alone import measure_alone
-from measure.ladder import LADDER, LOOKS, Step, run_ablation
-from measure.setting import Setting
+from measure.agreement import numerical_agreement
+from measure.flops import flops, parameters
+from measure.ladder import LADDER, LOOKS, PLAIN, Optimisations, run_ablation
+from measure.rows import Setting, in_subprocess
 
 __all__ = [
     "LADDER",
     "LOOKS",
-    "Agreement",
+    "PLAIN",
+    "Optimisations",
     "Setting",
-    "Step",
-    "agreement",
-    "measure_alone",
+    "flops",
+    "in_subprocess",
+    "numerical_agreement",
+    "parameters",
     "run_ablation",
 ]

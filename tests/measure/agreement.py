@@ -4,54 +4,44 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 
 from limnet.method.passes import propagate
-from limnet.method.propagation import close_up, propagate_masks
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
-from measure.setting import Masks, Setting
+from measure.ladder import Optimisations
+from measure.rows import Masks
 
 
 class Agreement(NamedTuple):
-    """Of the masks that one given mask leads to, two ways."""
+    """Of the masks that one prompt mask leads to, two ways."""
 
     pixels: float  # share of all pixels that differ
     object_pixels: float  # the same over the pixels of the object
-    probability: float | None  # largest difference; None where the two see other close-ups
+    probability: float | None  # largest difference; None where the two see other crops
     dice_plain: float
     dice_fast: float
 
 
-def agreement(
+def numerical_agreement(
     volume: Volume,
     target: Masks,
-    plain: tuple[Setting, LimNet],
-    fast: tuple[Setting, LimNet],
+    plain: tuple[Optimisations, LimNet],
+    fast: tuple[Optimisations, LimNet],
 ) -> Agreement:
     """Carry the true mask of the largest slice through the volume in both ways."""
     prompt = int(target.sum(axis=(1, 2)).argmax())
-    given, masks, probabilities = {prompt: target[prompt]}, [], []
-    for setting, networks in (plain, fast):
-        net, features = networks.propagation_net, setting.features(volume, networks)
-        found, _ = propagate_masks(net, features, given, prompt, setting.options)
-        masks.append(np.asarray(found))
-        probabilities.append(_probabilities(setting, networks, volume, target, prompt))
-    differ = float((masks[0] != masks[1]).sum())
-    same_view = probabilities[0].shape == probabilities[1].shape
-    apart = np.abs(probabilities[0] - probabilities[1]).max() if same_view else None
+    masks, probabilities = [], []
+    for way, networks in (plain, fast):
+        session = way.session(volume, networks)
+        session.paint(prompt, target[prompt])
+        features, _ = session.expected_features()
+        masks.append(np.asarray(session.propagate().propagated))
+        given = {prompt: features.mask(target[prompt])}
+        net, slices = networks.propagation_net, len(target)
+        found = given | dict(propagate(net, features, slices, prompt, given, session.options))
+        probabilities.append(torch.stack([found[index] for index in range(slices)]).cpu().numpy())
+    differ, (first, second) = float((masks[0] != masks[1]).sum()), probabilities
+    apart = float(np.abs(first - second).max()) if first.shape == second.shape else None
     scores = [dice(target, each) for each in masks]
     return Agreement(differ / target.size, differ / max(1, int(target.sum())), apart, *scores)
-
-
-def _probabilities(
-    setting: Setting, networks: LimNet, volume: Volume, target: Masks, prompt: int
-) -> Float32[np.ndarray, "slices frame_height frame_width"]:
-    """Of every slice as the network sees it, in the close-up that it begins with."""
-    features, net = setting.features(volume, networks), networks.propagation_net
-    inside = close_up(net, features, {prompt: target[prompt]}, setting.options)
-    given = {prompt: inside.mask(target[prompt])}
-    found = {prompt: given[prompt]}
-    found |= dict(propagate(net, inside, len(target), prompt, given, setting.options))
-    return torch.stack([found[index] for index in range(len(target))]).cpu().numpy()

@@ -1,15 +1,68 @@
 """The optimisations one on top of another: what was predicted of each, and what it gives."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from limnet.method.features import SliceFeatures
+from limnet.method.memory import MemoryConfig
+from limnet.method.passes import PropagationOptions
+from limnet.method.session import Session
+from limnet.networks.checkpoints import LimNet, load_networks, paper
+from limnet.networks.resizing import resize_and_convolve
 from limnet.volumes import CT_WINDOWS, Volume
-from measure.measuring import propagation_seconds
-from measure.setting import WARM_UP_SLICES, Setting, phantom_slices
+from measure.probe import WARM_UP_SLICES, round_seconds
+from measure.rows import Setting, phantom_slices
+
+
+@dataclass(frozen=True)
+class Optimisations:
+    """What makes it fast and can be switched off; the defaults are a session's."""
+
+    cache_gb: float | int = 0.5  # of slice features kept for later rounds
+    stored_as: str = "float16"  # or "bfloat16": what features are kept in; "": as computed
+    dense_read: bool = False  # True: memory is read as the equations are written
+    fuse_batchnorm: bool = True  # into the convolutions, channels last
+    precision: str = "float32"  # or "bfloat16": what fused networks compute in
+    crop: bool = True  # propagation sees a crop around the object
+    parallel_map: bool = True  # refinements, on a CPU, on threads of their own
+    coarse_first: bool = True  # the click net convolves coarse features before it resizes them
+    ahead: int = 8  # slices that a GPU encodes at once
+    recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
+
+    def load(self, networks: str = "lite", device: str = "cpu") -> LimNet:
+        """The networks, as these optimisations have them."""
+        dtype = getattr(torch, self.precision)
+        if networks == "lite":
+            found = load_networks("lite", dtype=dtype, fold=self.fuse_batchnorm)
+        else:
+            torch.manual_seed(0)  # of the random weights
+            found = paper().fuse_batchnorm(dtype) if self.fuse_batchnorm else paper()
+        if not self.coarse_first:
+            found.click_net.hrnet.head.convolve = resize_and_convolve
+        return found.to(device)
+
+    def session(self, volume: Volume, networks: LimNet, working_size: int = 0) -> Session:
+        """One without fusion, of which nothing is computed yet."""
+        features = SliceFeatures(
+            volume,
+            networks.propagation_net,
+            working_size=working_size or networks.working_size,
+            max_bytes=int(self.cache_gb * 2**30),
+            stored_as=getattr(torch, self.stored_as) if self.stored_as else None,
+            ahead=self.ahead,
+        )
+        options = PropagationOptions(
+            memory=MemoryConfig(dense_read=self.dense_read),
+            close_up=None if self.crop else False,  # None: as the network was trained
+            recorded=self.recorded,
+            parallel_map=self.parallel_map,
+        )
+        return Session(volume, networks, fuse=False, options=options, features=features)
 
 
 class Step(NamedTuple):
@@ -20,95 +73,40 @@ class Step(NamedTuple):
     """
 
     name: str
-    changes: dict[str, Any]  # fields of a `Setting`
+    changes: dict[str, Any]  # of `Optimisations`
     first: float = 1.0  # predicted for the first round, against the step before
     later: float = 1.0  # and for later rounds
     reason: str = ""
 
 
+PLAIN = Optimisations(0, "", True, fuse_batchnorm=False, crop=False, ahead=1, recorded=False)
+EVERY_ROUND = "every round computes everything anew, as XMem does in a new pass"
+CACHED = "keys, skips and parts of the fusers, kept in 16 bits, are 100 of 188 GFLOP"
+SPARSE = "reading is a tenth of a slice's time and becomes five times as fast"
+FUSED = "alone, the key encoder runs 1.5 times as fast, value encoder 1.3, decoder 1.2"
+BITS = "every network alone runs 1.8 to 2 times as fast; reading memory stays float32"
+CROP = "a kidney's crop has a seventh of the pixels; small images are less efficient"
+AHEAD = "slices are encoded eight at a time: fewer, larger kernels"
+RECORDED = "decoder and value encoder are some 150 kernels a slice, each called from Python"
+THREADS = "a refinement took 45 ms on one thread and 51 on two that wait for each other"
+COARSE = "on one thread the wide convolutions of the head take 6 ms in place of 12"
+
 LADDER = (
-    Step(
-        "plain",
-        {
-            "cache_gb": 0,
-            "stored_as": "",
-            "dense_read": True,
-            "fold": False,
-            "close_up": "no",
-            "ahead": 1,
-            "recorded": False,
-        },
-        reason="every round computes everything anew, as XMem does in a new pass",
-    ),
-    Step(
-        "kept",
-        {"cache_gb": 8, "stored_as": "float16"},
-        later=1.8,
-        reason="keys, skips and parts of the fusers, kept in 16 bits, are 100 of 188 GFLOP",
-    ),
-    Step(
-        "sparse read",
-        {"dense_read": False},
-        first=1.08,
-        later=1.16,
-        reason="reading is a tenth of a slice's time and becomes five times as fast",
-    ),
-    Step(
-        "folded",
-        {"fold": True},
-        first=1.2,
-        later=1.2,
-        reason="alone, the key encoder runs 1.5 times as fast, value encoder 1.3, decoder 1.2",
-    ),
-    Step(
-        "bfloat16",
-        {"precision": "bfloat16"},
-        first=1.9,
-        later=1.9,
-        reason="every network alone runs 1.8 to 2 times as fast; reading memory stays float32",
-    ),
-    Step(
-        "close-up",
-        {"close_up": "yes"},
-        first=3.5,
-        later=3.5,
-        reason="a kidney's close-up has a seventh of the pixels; small images are less efficient",
-    ),
+    Step("plain", vars(PLAIN), reason=EVERY_ROUND),
+    Step("cached", {"cache_gb": 8, "stored_as": "float16"}, 1.0, 1.8, CACHED),
+    Step("sparse read", {"dense_read": False}, 1.08, 1.16, SPARSE),
+    Step("batch norm fused", {"fuse_batchnorm": True}, 1.2, 1.2, FUSED),
+    Step("bfloat16", {"precision": "bfloat16"}, 1.9, 1.9, BITS),
+    Step("crop", {"crop": True}, 3.5, 3.5, CROP),
 )
-
 ON_GPU = (  # a CPU does the same with and without
-    Step(
-        "eight at once",
-        {"ahead": 8},
-        first=1.3,
-        later=1.2,
-        reason="slices are encoded eight at a time: fewer, larger kernels",
-    ),
-    Step(
-        "recorded",
-        {"recorded": True},
-        first=1.5,
-        later=2.0,
-        reason="decoder and value encoder are some 150 kernels a slice, each called from Python",
-    ),
+    Step("eight at once", {"ahead": 8}, 1.3, 1.2, AHEAD),
+    Step("recorded", {"recorded": True}, 1.5, 2.0, RECORDED),
 )
-
-LOOKS = (  # of small networks on a CPU; the paper's take none
-    Step("looks in turn", {"parallel_map": False, "coarse_first": False}),
-    Step(
-        "looks side by side",
-        {"parallel_map": True},
-        first=2.4,
-        later=2.8,
-        reason="a look took 45 ms on one thread and 51 on two that wait for each other",
-    ),
-    Step(
-        "coarse first",
-        {"coarse_first": True},
-        first=1.1,
-        later=1.1,
-        reason="on one thread the wide convolutions of a look's head take 6 ms in place of 12",
-    ),
+LOOKS = (  # refinements of small networks on a CPU; the paper's have none
+    Step("one after the other", {"parallel_map": False, "coarse_first": False}),
+    Step("on several threads", {"parallel_map": True}, 2.4, 2.8, THREADS),
+    Step("coarse first", {"coarse_first": True}, 1.1, 1.1, COARSE),
 )
 
 
@@ -120,34 +118,44 @@ def run_ablation(
     The steps take turns in one process, so that a busy moment of the machine hits all of them.
 
     Args:
-        setting: the repeats of which every step gets, and whose other fields the steps change.
         steps: None: `LADDER`, on a GPU `ON_GPU` too.
     """
-    if steps is None:
-        steps = LADDER + ON_GPU if setting.device.startswith("cuda") else LADDER
-    images, target = phantom_slices(setting)
-    volume = Volume.from_array(images, modality="CT", window=CT_WINDOWS["abdomen"])
-    few = Volume.from_array(images[:WARM_UP_SLICES], modality="CT", window=volume.window)
-    settings, changes = [], {}
+    steps = steps or (LADDER + ON_GPU * setting.device.startswith("cuda"))
+    ways = [Optimisations()]
     for step in steps:
-        changes |= step.changes
-        settings.append(replace(setting, **changes))
-    loaded = [each.load() for each in settings]
-    for each, networks in zip(settings, loaded, strict=True):
-        propagation_seconds(each, networks, few, target[:WARM_UP_SLICES])
+        ways.append(replace(ways[-1], **step.changes))
+    rounds = [_rounds(setting, way) for way in ways[1:]]
+    for each in rounds:
+        each(WARM_UP_SLICES)
     seconds = [[] for _ in steps]
     for turn in tqdm(range(setting.repeats * len(steps)), disable=quiet):
         at = turn % len(steps)
-        seconds[at].append(propagation_seconds(settings[at], loaded[at], volume, target))
+        seconds[at].append(rounds[at](setting.slices))
     medians = [np.median(each, axis=0) for each in seconds]
-    return [_row(number, steps, medians, len(images)) for number in range(len(steps))]
+    before = [medians[0], *medians]
+    return [
+        _row(step, now, last, medians[0], setting.slices)
+        for step, now, last in zip(steps, medians, before[:-1], strict=True)
+    ]
+
+
+def _rounds(setting: Setting, way: Optimisations) -> Callable[[int], list[float]]:
+    """Seconds of the rounds of a new session on so many slices."""
+    images, target = phantom_slices(replace(setting, crop=way.crop))
+    networks = way.load(setting.networks, setting.device)
+    size = max(1, round(networks.working_size * min(images.shape[1:]) / setting.size))
+
+    def seconds(slices: int) -> list[float]:
+        volume = Volume.from_array(images[:slices], window=CT_WINDOWS["abdomen"])
+        session = way.session(volume, networks, size)
+        return round_seconds(session, target[:slices], setting.rounds)
+
+    return seconds
 
 
 def _row(
-    number: int, steps: Sequence[Step], medians: Sequence[np.ndarray], slices: int
+    step: Step, now: np.ndarray, before: np.ndarray, plain: np.ndarray, slices: int
 ) -> dict[str, Any]:
-    step, plain, now = steps[number], medians[0], medians[number]
-    before = medians[max(number - 1, 0)]
     return {
         "step": step.name,
         "slices_per_second_first": slices / float(now[0]),

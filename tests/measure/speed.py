@@ -1,190 +1,149 @@
 """Measures speed, memory and exactness: `make measure-speed`, some 25 minutes.
 
-Prints what the README states and leaves it in reports/measure_speed/. It means something only where
-nothing else runs. The parts can be asked for alone:
-`PYTHONPATH=tests python -m measure.speed measure_rounds`.
+Prints them and leaves them in reports/measure_speed/. They mean something only where nothing else
+runs. Parts can be named: `PYTHONPATH=tests python -m measure.speed measure_rounds`. With
+`--against FOLDER` another checkout is measured too, in turn with this one.
 """
 
-import json
+import argparse
 import os
-import statistics
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from limnet.data import Case, collection_cases
+from limnet.data import collection_cases
 from limnet.evaluation.users import next_click_on_slice
-from limnet.method.prompts import Click
-from limnet.method.propagation import propagate_masks
-from limnet.method.session import Session
-from limnet.metrics import dice
-from limnet.networks.checkpoints import LimNet, load_networks
-from limnet.peak_memory import peak_memory
-from limnet.volumes import CT_WINDOWS, Volume
-from measure import LADDER, Setting, agreement, measure_alone
-from measure.report import report
-from measure.setting import GIGABYTE, Masks, phantom_slices
+from measure.agreement import numerical_agreement
+from measure.ladder import PLAIN, Optimisations
+from measure.report import in_words, report
+from measure.rows import ROOT, Setting, in_subprocess, phantom_slices, probe
 
-STARTS, REPEATS = 5, 5
-SIX_ROUNDS = Setting(organ="left kidney", rounds=6, repeats=1)  # 100 slices of 480 x 480
-PAPER = replace(SIX_ROUNDS, networks="paper", precision="bfloat16", cache_gb=3)
-ROUNDS = {
-    "lite": SIX_ROUNDS,
-    "lite, bfloat16": replace(SIX_ROUNDS, precision="bfloat16"),
-    "lite, looks in turn": replace(SIX_ROUNDS, parallel_map=False),
-    "paper size": PAPER,
-    "paper size, close-up": replace(PAPER, close_up="yes"),
+KIDNEY = Setting(organ="left kidney", rounds=6, repeats=1)  # 100 slices of 480 x 480
+PAPER = replace(KIDNEY, networks="paper", precision="bfloat16", cache_gb=3)
+ROUNDS = {  # what is measured, and how often
+    "lite": (KIDNEY, 5),
+    "lite, bfloat16": (replace(KIDNEY, precision="bfloat16"), 5),
+    "paper size": (PAPER, 1),
+    "paper size, crop": (replace(PAPER, crop=True), 1),
 }
 OFFICIAL = 0.88  # slices a second of XMem's own code: float32, two threads of an AMD EPYC
-PROMPTS = (1 / 2, 1 / 4, 3 / 4)  # of the way through the slices, one a round
 LIMIT = 0.002  # of DSC, that 16 bits may be from float32
-START = "import time; started = time.perf_counter(); import limnet; limnet.load_networks('lite')"
+TREES = [ROOT]  # this one, and the one to compare with
+
+
+def in_turn(times: int, measure: Callable[..., dict[str, float]], *about: Any) -> dict[str, str]:
+    """What each tree gives, measured so often, one tree after the other."""
+    values = {tree: defaultdict(list) for tree in TREES}
+    for _ in range(max(times, 2 * len(TREES) - 1)):  # a ratio needs three
+        for tree in TREES:
+            for what, value in measure(tree, *about).items():
+                values[tree][what].append(value)
+    ours, *others = values.values()
+    return {what: in_words(ours[what], *(each[what] for each in others)) for what in ours}
 
 
 def measure_start(folder: Path) -> dict[str, object]:
     """Seconds until the shipped networks are there."""
-    command = [sys.executable, "-c", f"{START}; print(time.perf_counter() - started)"]
-    seconds = [float(subprocess.check_output(command)) for _ in range(STARTS)]
-    return {"import limnet and load_networks, s": statistics.median(seconds)}
+    return in_turn(5, _start)
+
+
+def _start(tree: Path) -> dict[str, float]:
+    timer = "from timeit import timeit; print(timeit({!r}, number=1))"
+    command = timer.format("import limnet; limnet.load_networks('lite')")
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    seconds = subprocess.check_output([sys.executable, "-P", "-c", command], env=environment)
+    return {"import limnet and load_networks, s": float(seconds)}
 
 
 def measure_rounds(folder: Path) -> dict[str, object]:
-    """Clicks and rounds: medians of the shipped networks, in turn; the paper's size once."""
-    rows = {name: [] for name in ROUNDS}
-    for turn in range(REPEATS):
-        for name, setting in ROUNDS.items():
-            if turn == 0 or setting.networks == "lite":
-                rows[name].append(measure_alone(setting))
-    return {
-        f"{name}: {what}": value
-        for name, measured in rows.items()
-        for what, value in _of_rounds(measured).items()
-    }
+    """Clicks and rounds: of the shipped networks and of the paper's size."""
+    found = {}
+    for name, (setting, times) in ROUNDS.items():
+        measured = in_turn(times, _rounds, setting)
+        found |= {f"{name}: {what}": value for what, value in measured.items()}
+    return found
 
 
-def _of_rounds(rows: list[dict[str, float]]) -> dict[str, object]:
-    """Median, least and most of each."""
-    first = [row["frames_per_second"] for row in rows]
-    later = [row["slices"] / row["later_propagation_seconds"] for row in rows]
+def _rounds(tree: Path, setting: Setting) -> dict[str, float]:
+    row = in_subprocess(setting, tree)
+    first, later = (setting.slices / row[f"{n}propagation_seconds"] for n in ("", "later_"))
     values = {
-        "a click, s": [row["click_seconds"] for row in rows],
+        "a click, s": row["click_seconds"],
         "propagation of round 1, slices a second": first,
         "propagation of later rounds, slices a second": later,
-        "later rounds with a click and fusion": [row["later_frames_per_second"] for row in rows],
-        "peak memory, GB": [row["memory_gb"] for row in rows],
+        "fusion of all slices, s": row["fusion_seconds"],
+        "later rounds with a click and fusion": row["later_frames_per_second"],
+        "peak memory, GB": row["memory_gb"],
     }
-    if rows[0]["networks"] == "paper":
-        values["round 1, times the official speed"] = [each / OFFICIAL for each in first]
-        values["later rounds, times the official speed"] = [each / OFFICIAL for each in later]
-    return {
-        what: f"{statistics.median(each):.3g} ({min(each):.3g} to {max(each):.3g})"
-        for what, each in values.items()
-    }
+    if setting.networks == "paper":
+        values["round 1, times the official speed"] = first / OFFICIAL
+        values["later rounds, times the official speed"] = later / OFFICIAL
+    return values
 
 
 def measure_memory(folder: Path) -> dict[str, object]:
     """Peak of a process with a session of three rounds, by the number of slices."""
-    found = {}
-    for slices in (100, 500, 2000):
-        images, target = phantom_slices(Setting(size=512, slices=slices))
-        prompted = [int(slices * share) for share in PROMPTS]
-        nothing = np.zeros_like(target[0])
-        clicks = [(at, *next_click_on_slice(target[at], nothing)) for at in prompted]
-        np.save(folder / "images.npy", images, allow_pickle=False)
-        (folder / "clicks.json").write_text(json.dumps(clicks))
-        volume, size = images.nbytes / GIGABYTE, images.shape[1]
-        del images, target
-        command = [sys.executable, "-m", "measure.speed", "session", str(folder)]
-        peak = int(subprocess.check_output(command)) / GIGABYTE
-        found[f"{slices} slices of {size} x {size}, GB"] = peak
-        found[f"{slices} slices, of that the volume, GB"] = volume
-    return found
+    return {what: value for n in (100, 500, 2000) for what, value in in_turn(1, _memory, n).items()}
 
 
-def session(folder: Path) -> None:
-    """The process whose memory is measured."""
-    images = np.load(folder / "images.npy", allow_pickle=False)
-    volume = Volume.from_array(images, modality="CT", window=CT_WINDOWS["abdomen"])
-    one = Session(volume, load_networks("lite"))
-    for at, positive, row, column in json.loads((folder / "clicks.json").read_text()):
-        one.add_click(Click(at, row, column, positive))
-        one.propagate()
-    print(peak_memory())
+def _memory(tree: Path, slices: int) -> dict[str, float]:
+    images, target = phantom_slices(Setting(size=512, slices=slices))
+    nothing = np.zeros_like(target[0])
+    prompted = [slices // 2, slices // 4, 3 * slices // 4]
+    clicks = [(at, *next_click_on_slice(target[at], nothing)) for at in prompted]
+    found, title = probe({"played": clicks}, images, target, tree), f"{slices} slices of 512 x 512"
+    volume = images.nbytes / 2**30
+    return {f"{title}, GB": found["memory_gb"], f"{title}, of that the volume, GB": volume}
 
 
 def measure_exactness(folder: Path) -> dict[str, object]:
     """Fast and 16-bit masks of the largest label of every real case, against float32."""
-    root = os.environ.get("LIMNET_DATA")
-    if not root:
+    if not os.environ.get("LIMNET_DATA"):
         return {"LIMNET_DATA names no data": "exactness is not measured"}
-    plain = replace(Setting(**LADDER[0].changes), close_up="as trained")
-    fast = (plain, plain.load()), (Setting(), Setting().load())
-    bits = [load_networks("lite", dtype=each) for each in (torch.float32, torch.bfloat16)]
-    pixels, distances, alone, looked = [], [], [], []
-    for case in tqdm([each for each in collection_cases(root) if each.image], disable=None):
-        volume, target = _largest(case)
-        told = agreement(volume, target, *fast)
-        pixels.append(told.pixels)
-        distances.append(abs(told.dice_fast - told.dice_plain))
-        alone.append(_apart([_propagated(each, volume, target) for each in bits], target))
-        looked.append(_apart([_round_of(each, volume, target) for each in bits], target))
-    return {
-        "real cases": len(pixels),
-        "fast against plain, float32: pixels that differ, most of a case": max(pixels),
-        "fast against plain, float32: DSC, most": max(distances),
-        **_of_bits("16 bits, propagation", alone),
-        **_of_bits("16 bits, a session's round", looked),
+    ways = {"plain": replace(PLAIN, crop=True), "fast": Optimisations()}
+    ways["bfloat16"] = Optimisations(precision="bfloat16")
+    whole = {name: (way, way.load()) for name, way in ways.items()}
+    alone = {name: (way, replace(each, refinements=0)) for name, (way, each) in whole.items()}
+    pairs = {
+        "fast against plain, float32": (alone["plain"], alone["fast"]),
+        "16 bits, propagation": (alone["fast"], alone["bfloat16"]),
+        "16 bits, a session's round": (whole["fast"], whole["bfloat16"]),
     }
+    pixels, apart = defaultdict(list), defaultdict(list)
+    cases = [case for case in collection_cases(os.environ["LIMNET_DATA"]) if case.image]
+    for case in tqdm(cases, disable=None):
+        volume, labels = case.load()
+        target = max((case.target(labels, n) for n in case.anatomy), key=np.count_nonzero)
+        for name, both in pairs.items():
+            found = numerical_agreement(volume, target, *both)
+            pixels[name].append(found.pixels)
+            apart[name].append(abs(found.dice_fast - found.dice_plain))
+    found = {"real cases": len(cases)}
+    for name in pairs:
+        found[f"{name}: pixels that differ, most of a case"] = max(pixels[name])
+        found[f"{name}: DSC, mean"] = float(np.mean(apart[name]))
+        found[f"{name}: DSC, most"] = max(apart[name])
+        found[f"{name}: cases nearer than {LIMIT}"] = sum(d < LIMIT for d in apart[name])
+    return found
 
 
-def _of_bits(name: str, apart: list[float]) -> dict[str, object]:
-    return {
-        f"{name}: DSC from float32, mean": statistics.mean(apart),
-        f"{name}: DSC from float32, most": max(apart),
-        f"{name}: cases nearer than {LIMIT}": sum(each < LIMIT for each in apart),
-    }
-
-
-def _largest(case: Case) -> tuple[Volume, Masks]:
-    """The volume and where its largest label is."""
-    volume, labels = case.load()
-    targets = (case.target(labels, name) for name in case.anatomy)
-    return volume, max(targets, key=np.count_nonzero)
-
-
-def _prompt(target: Masks) -> int:
-    """The slice that shows most of it."""
-    return int(np.count_nonzero(target, axis=(1, 2)).argmax())
-
-
-def _propagated(networks: LimNet, volume: Volume, target: Masks) -> Masks:
-    """What propagation alone makes of one slice's true mask."""
-    net, at = networks.propagation_net, _prompt(target)
-    features = Setting().features(volume, networks)
-    return np.asarray(propagate_masks(net, features, {at: target[at]}, at)[0])
-
-
-def _round_of(networks: LimNet, volume: Volume, target: Masks) -> Masks:
-    """What a session makes of it: with looks at the propagated masks."""
-    one, at = Session(volume, networks), _prompt(target)
-    one.paint(at, target[at])
-    one.propagate()
-    return one.masks
-
-
-def _apart(both: list[Masks], target: Masks) -> float:
-    before, now = (dice(target, each) for each in both)
-    return abs(now - before)
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="measure.speed")
+    parts = (measure_start, measure_rounds, measure_memory, measure_exactness)
+    parser.add_argument("parts", nargs="*", help=", ".join(each.__name__ for each in parts))
+    parser.add_argument("--against", type=Path, help="another checkout of limnet")
+    asked = parser.parse_args()
+    if asked.against:
+        TREES.append(asked.against.resolve(strict=True))
+    report("measure_speed", parts, asked.parts)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["session"]:
-        session(Path(sys.argv[2]))
-    else:
-        parts = (measure_start, measure_rounds, measure_memory, measure_exactness)
-        report("measure_speed", parts)
+    main()

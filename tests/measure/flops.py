@@ -1,0 +1,62 @@
+"""What the networks are made of and do: parameters and GFLOP."""
+
+from copy import deepcopy
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from limnet.method.fusion import CROP_SIZE
+from limnet.method.memory import Memory, MemoryConfig
+from limnet.networks.checkpoints import LimNet
+
+NETWORKS = ("click_net", "propagation_net", "quality_net")
+
+
+def parameters(networks: LimNet) -> dict[str, int]:
+    """Numbers that were learnt, by network."""
+    return {
+        name: sum(each.numel() for each in getattr(networks, name).parameters())
+        for name in NETWORKS
+    }
+
+
+@torch.inference_mode()
+def flops(networks: LimNet, side: int) -> dict[str, float]:
+    """GFLOP of one call of each part; nothing is computed, shapes alone are followed.
+
+    A multiplication and its addition count as two; only convolutions and matrix products count.
+    A read of memory is one of as many slices as there are before consolidation. `slice` is what a
+    slice of a first round takes: key, affinity, decoder and its share of values.
+
+    Args:
+        side: pixels a side of what the propagation net sees, a multiple of its stride.
+    """
+    click_net, net, quality_net = (deepcopy(getattr(networks, n)).to("meta") for n in NETWORKS)
+    images = torch.zeros(1, 3, side, side, device="meta")
+    crop = torch.zeros(1, 3, networks.zoom_size, networks.zoom_size, device="meta")
+    pair = torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, device="meta")
+    key, mask = net.encode_key(images), images[:, :1]
+    sensory = images.new_zeros(1, net.config.hidden_dim, *key.f16.shape[2:])
+    parts = net.prepare(key)
+    value, _ = net.encode_value(images, parts, sensory, mask, mask, update_sensory=True)
+    memory = Memory(MemoryConfig(long_term=False))
+    for _ in range(MemoryConfig().max_work_slices - 1):
+        memory.memorize(key.key[0], key.shrinkage[0], key.selection[0], value[0])
+    calls = {
+        "key_encoder": lambda: net.encode_key(images),
+        "parts_of_slice": lambda: net.prepare(key),
+        "value_encoder": lambda: net.encode_value(
+            images, parts, sensory, mask, mask, update_sensory=True
+        ),
+        "affinity": lambda: memory.read(key.key[0], key.selection[0]),
+        "decoder": lambda: net.decode(parts, value, sensory, update_sensory=True),
+        "click_net": lambda: click_net(crop, crop[:, :2], crop[:, :1]),
+        "quality_net": lambda: quality_net(pair, pair[:, :1], pair[:, :1]),
+    }
+    counted = {}
+    for name, call in calls.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counted[name] = counter.get_total_flops() / 1e9
+    alone = sum(counted[n] for n in ("key_encoder", "parts_of_slice", "affinity", "decoder"))
+    return {**counted, "slice": alone + counted["value_encoder"] / net.config.memorize_every}
