@@ -11,70 +11,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pandas as pd
 import torch
 from distributed import Future, as_completed
 
 from limnet.data import DATA_SETS, Case, Chosen, collection_cases
-from limnet.evaluation.evaluate import PROTOCOL, ROUND_COLUMNS, EvaluationOptions, LoadedCase
+from limnet.evaluation.evaluate import PROTOCOL, EvaluationOptions, LoadedCase
+from limnet.evaluation.run_tables import Plan, TaskResult
 from limnet.evaluation.workers import connect, local_workers
 from limnet.files import write_whole
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.peak_memory import peak_memory
 
 RECORDS = "large_run"  # folder in the cache
-NAMES = ["collection", "case", "organ"]
-ALL_LEFT = "all that were left"  # labels of a case that failed as a whole
 
 Task = tuple[Case, str]  # a case and one of its labels
 Job = tuple[Case, tuple[str, ...]]  # a case and the labels that one worker evaluates
 Source = str | Path | Callable[[], LimNet]
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What became of one label of a case."""
-
-    case: Case
-    organ: str | None  # None: all labels that were left of a case that failed as a whole
-    rows: tuple[dict[str, Any], ...] = ()  # a round each; none where the case does not show it
-    error: str | None = None  # type and message
-    result: str | None = None  # its file in the cache
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run has before it; None where nothing like it was ever measured."""
-
-    cases: int
-    targets: int  # at most: which labels a case shows is only known once it was read
-    done: int  # targets
-    cases_left: int
-    gigabytes: float  # to read
-    memory_gb: float | None  # peak of a worker
-    seconds: float | None  # wall time
-    unmeasured: int  # cases left of collections of which none was measured
-    workers: int
-
-    def table(self) -> pd.DataFrame:
-        """Two columns of words."""
-        unknown = f"unknown: {self.unmeasured} of the cases are like none that was measured"
-        minutes = unknown if self.seconds is None else f"{self.seconds / 60:.1f}"
-        memory = unknown if self.memory_gb is None else f"{self.memory_gb:.1f}"
-        rows = {
-            "cases": self.cases,
-            "targets, at most": self.targets,
-            "of these done": self.done,
-            "cases left": self.cases_left,
-            "GB to read": f"{self.gigabytes:.3f}",
-            "peak memory of a worker, GB": memory if self.cases_left else "-",
-            f"minutes with {self.workers} workers": minutes if self.cases_left else "-",
-        }
-        return pd.DataFrame({"what": rows.keys(), "value": map(str, rows.values())})
 
 
 @dataclass(frozen=True)
@@ -111,34 +69,41 @@ class LargeRun:
         A target takes the median time of those of its collection that were measured before, with
         the same weights, rounds, threads and device. Memory is the most that one of them took.
         """
-        jobs = _by_case(tasks)
+        jobs, measured = _by_case(tasks), self._measured()
         left = [job for job in (self._split(job)[1] for job in jobs) if job[1]]
-        measured: dict[str, list[dict[str, Any]]] = {}
-        for file in (self.cache / RECORDS).glob("*.json"):
-            record = _read_record(file)
-            if record and record["seconds"] and record["setting"] == self._setting():
-                measured.setdefault(record["collection"], []).append(record)
-        known = [
-            (measured[case.collection], labels)
-            for case, labels in left
-            if case.collection in measured
-        ]
-        seconds = [len(labels) * median(each["seconds"] for each in like) for like, labels in known]
-        memory = [each["memory_gb"] for like, _ in known for each in like]
-        # one worker takes all labels of a case
-        wall_time = max([sum(seconds) / max(self.workers, 1), *seconds])
-        all_known, targets = len(known) == len(left), sum(len(labels) for _, labels in jobs)
+        like = [measured.get(case.collection, []) for case, _ in left]
+        unmeasured = sum(not records for records in like)
+        seconds, memory_gb = None, None
+        if not unmeasured:
+            each = [
+                len(labels) * median(record["seconds"] for record in records)
+                for (_, labels), records in zip(left, like, strict=True)
+            ]
+            # one worker takes all labels of a case
+            seconds = max([sum(each) / max(self.workers, 1), *each])
+            most = [record["memory_gb"] for records in like for record in records]
+            memory_gb = max(most, default=0.0)
+        targets = sum(len(labels) for _, labels in jobs)
         return Plan(
             cases=len(jobs),
             targets=targets,
             done=targets - sum(len(labels) for _, labels in left),
             cases_left=len(left),
             gigabytes=sum(_bytes(case) for case, _ in left) / 1e9,
-            memory_gb=max(memory, default=0.0) if all_known else None,
-            seconds=wall_time if all_known else None,
-            unmeasured=len(left) - len(known),
+            memory_gb=memory_gb,
+            seconds=seconds,
+            unmeasured=unmeasured,
             workers=self.workers,
         )
+
+    def _measured(self) -> dict[str, list[dict[str, Any]]]:
+        """The records of what was computed in this setting, by collection."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for file in (self.cache / RECORDS).glob("*.json"):
+            record = _read_record(file)
+            if record and record["seconds"] and record["setting"] == self._setting():
+                found.setdefault(record["collection"], []).append(record)
+        return found
 
     def results(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
         """What became of every task: those that are done first, the others as they finish.
@@ -168,14 +133,15 @@ class LargeRun:
     def _split(self, job: Job) -> tuple[list[TaskResult], Job]:
         """The results of a job that are kept, and what is left of it."""
         case, labels = job
-        records = {organ: _read_record(self._record_file(case, organ)) for organ in labels}
-        done = []
-        for organ, record in list(records.items()):
+        done, left = [], []
+        for organ in labels:
+            record = _read_record(self._record_file(case, organ))
             name = record and record["result"]
             if record and (name is None or (self.cache / name).is_file()):
                 done.append(TaskResult(case, organ, tuple(record["rows"]), result=name))
-                records.pop(organ)
-        return done, (case, tuple(records))
+            else:
+                left.append(organ)
+        return done, (case, tuple(left))
 
     def _record_file(self, case: Case, organ: str) -> Path:
         """Another one once files, weights or options change."""
@@ -248,7 +214,14 @@ def choose(
         ValueError: there is no such data, or what `DataSet.choose` and `collection_cases` raise.
     """
     if data == "collections":
-        return _of_collections(data_root, cases)
+        if data_root is None:
+            raise ValueError('LIMNET_DATA must name a folder of collections, or take data "twin"')
+        found = [case for case in collection_cases(data_root) if case.image and case.anatomy]
+        groups = [list(group) for _, group in groupby(found, attrgetter("collection"))]
+        chosen = tuple(case for group in groups for case in group[: cases or None])
+        plural = "s" * (len(groups) != 1)
+        ran_on = f"{len(chosen)} of {len(found)} real cases, of {len(groups)} collection{plural}"
+        return Chosen(chosen, ran_on, synthetic=False)
     keys = ["btcv"] if data == "twin" else data.split(",")
     if not set(keys) <= set(DATA_SETS):
         raise ValueError(
@@ -257,63 +230,8 @@ def choose(
         )
     root = None if data == "twin" else data_root
     sets = [DATA_SETS[key].choose(root, twins / key, cases=cases, seed=seed) for key in keys]
-    every, said, synthetic = zip(*sets, strict=True)
-    return Chosen(tuple(case for each in every for case in each), "; ".join(said), any(synthetic))
-
-
-def _of_collections(data_root: str | Path | None, cases: int) -> Chosen:
-    if data_root is None:
-        raise ValueError(
-            "collections must lie in the folder that LIMNET_DATA names, but it is not set; set it"
-            ' or take data "twin"'
-        )
-    by_name: dict[str, list[Case]] = {}
-    found = [case for case in collection_cases(data_root) if case.image and case.anatomy]
-    for case in found:
-        by_name.setdefault(case.collection, []).append(case)
-    chosen = tuple(case for each in by_name.values() for case in each[: cases or None])
-    plural = "s" * (len(by_name) != 1)
-    said = f"{len(chosen)} of {len(found)} real cases, of {len(by_name)} collection{plural}"
-    return Chosen(chosen, said, False)
-
-
-def all_rows(done: Iterable[TaskResult]) -> pd.DataFrame:
-    """A row a round of every organ, and a row with an error for what failed; sorted by name."""
-    rows = []
-    for each in done:
-        rows += [{**row, "result": each.result, "error": None} for row in each.rows]
-        if each.error:
-            named = (each.case.collection, each.case.name, each.organ or ALL_LEFT)
-            rows.append({**dict(zip(NAMES, named, strict=True)), "error": each.error})
-    frame = pd.DataFrame(rows, columns=[*NAMES, "round", *ROUND_COLUMNS, "result", "error"])
-    return frame.sort_values([*NAMES, "round"], ignore_index=True)
-
-
-def by_label(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean DSC after the first and the last round, a row a collection and label.
-
-    Columns: collection, label, cases, "round 1" and so on, seconds (of all rounds of a case, the
-    median), and failed: a label on which a case failed, though none went through, has its row too.
-
-    Args:
-        rows: those of `all_rows`.
-    """
-    went = rows[rows["error"].isna()]
-    marks = sorted({1, int(went["round"].max())}) if len(went) else []
-    table = []
-    for (collection, label), part in rows.groupby(["collection", "organ"]):
-        means = part.groupby("round")["dice"].mean()
-        seconds = part[part["error"].isna()].groupby("case")["seconds"].sum()
-        row = {"collection": collection, "label": label, "cases": len(seconds)}
-        row |= {f"round {mark}": means.get(mark, float("nan")) for mark in marks}
-        table.append(row | {"seconds": seconds.median(), "failed": int(part["error"].count())})
-    return pd.DataFrame(table)
-
-
-def failures(rows: pd.DataFrame) -> pd.DataFrame:
-    """What failed, and how, for a table in Markdown."""
-    failed = rows.loc[rows["error"].notna(), [*NAMES, "error"]].reset_index(drop=True)
-    return failed.assign(error=failed["error"].astype(str).str.replace("|", r"\|"))
+    chosen, ran_on, synthetic = zip(*sets, strict=True)
+    return Chosen(sum(chosen, ()), "; ".join(ran_on), any(synthetic))
 
 
 def _play(run: LargeRun, digest: str, job: Job) -> list[TaskResult]:

@@ -23,9 +23,10 @@ from measure.large_run import (
 )
 
 from limnet.data import Case, Chosen
-from limnet.evaluation import large_run, workers
+from limnet.evaluation import large_run, run_tables, workers
 from limnet.evaluation.evaluate import EvaluationOptions, LoadedCase, evaluate_cases
-from limnet.evaluation.large_run import LargeRun, TaskResult, choose, tasks_of
+from limnet.evaluation.large_run import LargeRun, choose, tasks_of
+from limnet.evaluation.run_tables import TaskResult
 from limnet.evaluation.workers import check_workers, connect, local_workers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -278,15 +279,15 @@ def test_a_table_has_a_row_a_label_and_counts_what_failed():
         TaskResult(case, "aorta", error="ValueError: a|b"),
         TaskResult(replace(case, name="c"), None, error="OSError: gone"),
     ]
-    rows = large_run.all_rows(done)
+    rows = run_tables.all_rows(done)
     assert list(rows["organ"]) == ["aorta", "liver", "liver", "all that were left"]
-    assert large_run.failures(rows)["error"].tolist() == [r"ValueError: a\|b", "OSError: gone"]
-    table = large_run.by_label(rows).set_index("label")
+    assert run_tables.failures(rows)["error"].tolist() == [r"ValueError: a\|b", "OSError: gone"]
+    table = run_tables.by_label(rows).set_index("label")
     assert table["failed"].to_dict() == {"all that were left": 1, "aorta": 1, "liver": 0}
     columns = ["cases", "round 1", "round 2", "seconds"]
     assert table.loc["liver", columns].tolist() == [1, 0.5, 0.75, 1.2]
     assert table["cases"]["aorta"] == 0 and np.isnan(table["round 2"]["aorta"])
-    assert len(large_run.by_label(large_run.all_rows([]))) == 0
+    assert len(run_tables.by_label(run_tables.all_rows([]))) == 0
 
 
 def test_cases_are_of_a_twin_of_data_sets_or_of_collections(monkeypatch, tmp_path):
