@@ -42,21 +42,13 @@ def test_a_corruption_changes_the_mask_but_not_beyond_recognition(defect):
 
 
 @every_defect
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (33, 64)])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 64)])
 @pytest.mark.parametrize("value", [False, True])
 def test_empty_and_full_masks_pass_through_every_corruption(defect, shape, value):
     rng = np.random.default_rng(1)
     for _ in range(5):
         defective = defect(np.full(shape, value), rng, scale=0.2)
         assert defective.shape == shape and defective.dtype == bool
-
-
-@every_defect
-def test_a_single_pixel_is_corrupted_without_error(defect):
-    mask = np.zeros((32, 32), dtype=bool)
-    mask[31, 0] = True
-    for seed in range(10):
-        assert defect(mask, np.random.default_rng(seed), scale=0.1).shape == (32, 32)
 
 
 @pytest.mark.parametrize("name", ["add_shapes", "merge_shapes"])
@@ -67,7 +59,6 @@ def test_shapes_are_only_added(name):
 
 
 def test_merged_shapes_touch_the_mask():
-
     rng = np.random.default_rng(0)
     for _ in range(20):
         assert label(DEFECTS["merge_shapes"](disk(), rng), np.ones((3, 3)))[1] == 1
@@ -89,11 +80,7 @@ def test_dilation_reaches_ten_to_thirty_and_erosion_ten_of_the_papers_pixels():
     grown, shrunk = [r for r in radii if r > 50], [r for r in radii if r < 50]
     assert 59 < min(grown) < 63 and 77 < max(grown) < 81
     assert shrunk and np.allclose(shrunk, 40, atol=1)
-
-
-def test_erosion_never_empties_a_small_mask():
-    small, rng = disk(radius=3), np.random.default_rng(0)
-    assert all(morphology(small, rng, scale=1.0).any() for _ in range(20))
+    assert all(morphology(disk(radius=3), rng, scale=1.0).any() for _ in range(20))
 
 
 def test_the_displaced_boundary_stays_within_thirty_pixels():
@@ -105,7 +92,7 @@ def test_the_displaced_boundary_stays_within_thirty_pixels():
         assert boundary(defective).sum() > 1.2 * boundary(mask).sum()  # jagged
 
 
-@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_random_shape_keeps_within_its_radius(seed):
     shape = random_shape((60, 60), np.array([30, 30]), 10.0, np.random.default_rng(seed))
     rows, columns = shape.nonzero()
@@ -119,10 +106,6 @@ def test_the_mixture_draws_by_the_papers_probabilities():
     assert list(PROBABILITIES.values()) == [0.1, 0.1, 0.3, 0.2, 0.1, 0.2]
     for name, probability in PROBABILITIES.items():
         assert abs(names.count(name) / draws - probability) < 0.05
-
-
-def test_a_named_mixture_draws_only_its_names():
-    rng = np.random.default_rng(0)
     assert {corrupt(disk(), rng, probabilities={"smooth": 1.0})[1] for _ in range(5)} == {"smooth"}
 
 

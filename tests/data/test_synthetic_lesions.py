@@ -51,7 +51,7 @@ def test_a_lesion_is_one_piece_of_a_real_size(organ):
 
 
 @pytest.mark.parametrize("organ", GROWTHS)
-def test_a_lesion_is_in_or_on_its_organ_and_spares_the_others(organ):
+def test_a_lesion_is_in_or_on_its_organ_and_changes_nothing_else(organ):
     lesion = ill(organ).labels == LESION
     assert (lesion & organ_of(patient(), organ)).any()
     replaced = {*np.unique(patient().structures[lesion]).tolist()}
@@ -61,10 +61,6 @@ def test_a_lesion_is_in_or_on_its_organ_and_spares_the_others(organ):
         if name != organ:
             assert np.array_equal(ill(organ).labels == label, patient().labels == label)
     assert organ_of(ill(organ), organ)[lesion].all()
-
-
-@pytest.mark.parametrize("organ", GROWTHS)
-def test_the_scan_changes_at_the_lesion_only(organ):
     outside = ill(organ).labels != LESION
     far = ndimage.distance_transform_edt(outside, sampling=patient().spacing_mm) > 15
     assert np.array_equal(ill(organ).images[far], patient().images[far])
@@ -85,8 +81,8 @@ def test_a_lesion_has_its_own_density_and_the_noise_of_the_scan():
 
 
 def test_an_organ_without_lesions_or_out_of_sight_is_an_error():
-    with pytest.raises(ValueError, match=r"one of lung, colon, .* got 'spleen'"):
+    with pytest.raises(ValueError, match="spleen"):
         with_lesion(coarse_patient(), "spleen", seed=0, label=LESION)
     one_slice = abdomen(2, shape=(1, 80, 80), spacing_mm=(8.0, 4.8, 4.8))
-    with pytest.raises(ValueError, match="shows no lung; take a grid that reaches it"):
+    with pytest.raises(ValueError, match="shows no lung"):
         with_lesion(one_slice, "lung", seed=0, label=LESION)

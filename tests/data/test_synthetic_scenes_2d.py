@@ -14,12 +14,8 @@ def test_irregular_objects_hide_parts_of_each_other(kind):
     scene = irregular(rng(), kind, 64)
     assert scene.image.shape == (64, 64, 3) and len(scene.masks) >= 2
     assert scene.masks.sum(axis=0).max() == 1 and scene.masks.any(axis=(1, 2)).all()
-
-
-@pytest.mark.parametrize("kind", IRREGULAR)
-def test_a_scene_depends_on_its_seed_alone(kind):
-    first, same, other = (irregular(rng(seed), kind, 48).image for seed in (0, 0, 1))
-    assert np.array_equal(first, same) and not np.array_equal(first, other)
+    same, other = (irregular(rng(seed), kind, 64).image for seed in (0, 1))
+    assert np.array_equal(scene.image, same) and not np.array_equal(scene.image, other)
 
 
 def test_animals_walk_to_the_right():

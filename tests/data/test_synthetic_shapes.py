@@ -5,13 +5,11 @@ from scipy import ndimage
 from limnet.data.synthetic import shapes as synthesis
 from limnet.data.synthetic.shapes import (
     SHAPES,
-    bend,
     degrade,
     field_of_view,
     paint_shape,
     radiograph,
     random_appearance,
-    random_regions,
     random_shapes,
     smooth_noise,
     warped_grid,
@@ -24,7 +22,7 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_shapes_are_labels_over_regions(seed):
     labels, first = random_shapes(rng(seed), SHAPE)
     assert labels.shape == SHAPE and labels.dtype == np.uint8
@@ -61,29 +59,11 @@ def test_some_hollow_shapes_have_a_core_of_their_own():
     assert len(found) >= 3
 
 
-def test_regions_touch_and_cover_all():
-    labels, count = random_regions(rng(), SHAPE)
-    assert set(np.unique(labels)) <= set(range(count)) and count <= synthesis.MAX_REGIONS
-
-
 def test_the_branches_of_a_network_are_thin_and_reach_far():
     generator = rng(3)
     inside = synthesis._network(generator, warped_grid(generator, (1, 96, 96)), 10.0)[0] < 1
     depth = ndimage.distance_transform_edt(inside)
     assert depth.max() < 8 and inside.any(axis=0).mean() > 0.5 and inside.mean() < 0.4
-
-
-def test_shapes_of_a_radiograph_are_whole_where_others_lie_over_them(monkeypatch):
-    columns = np.broadcast_to(np.arange(64, dtype=np.float32), SHAPE)
-    shapes = [((columns - middle) / 12) ** 2 for middle in (24, 36)]  # columns 24 to 36 are of both
-    drawn = iter(shapes * 20)
-    monkeypatch.setattr(synthesis, "random_shape", lambda *arguments: next(drawn))
-    monkeypatch.setattr(synthesis, "degrade", lambda rng, images: images)
-    images, target = radiograph(rng(), SHAPE)
-    assert any(np.array_equal(target, shape < 1) for shape in shapes)
-    levels = [images[..., column].mean() for column in (2, 18, 30, 42, 62)]
-    # off, one, both, the other, off
-    assert np.ptp(levels) > 0.2 and target[..., 30].all()
 
 
 def test_a_radiograph_is_an_image_between_0_and_1():
@@ -131,81 +111,29 @@ def test_what_has_no_label_is_not_always_of_one_kind():
     assert min(spreads) < 0.06 and max(spreads) > 0.15
 
 
-def test_neighbouring_slices_show_more_of_the_same_than_distant_ones():
-    def overlap(labels, apart):
-        return np.mean(labels[apart:] == labels[:-apart])
-
-    volumes = [random_shapes(rng(seed), (6, 64, 64))[0] for seed in range(8)]
-    assert (
-        np.mean([overlap(v, 1) for v in volumes]) > np.mean([overlap(v, 4) for v in volumes]) + 0.1
-    )
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_appearances_are_images_between_0_and_1(seed):
-    labels, _ = random_shapes(rng(seed), SHAPE)
-    images = random_appearance(rng(seed), labels)
-    assert images.shape == SHAPE and images.dtype == np.float32
-    assert images.min() >= 0 and images.max() <= 1 and images.std() > 0
-
-
 def test_equal_generators_give_equal_volumes_and_others_do_not():
     def volume(seed):
         generator = rng(seed)
         labels, _ = random_shapes(generator, SHAPE)
-        return labels, random_appearance(generator, labels)
+        images = random_appearance(generator, labels)
+        assert images.shape == SHAPE and images.dtype == np.float32
+        assert images.min() >= 0 and images.max() <= 1 and images.std() > 0
+        return labels, images
 
     for first, second in zip(volume(3), volume(3), strict=True):
         assert np.array_equal(first, second)
     assert not np.array_equal(volume(3)[0], volume(4)[0])
 
 
-def test_without_texture_and_degradation_the_pixels_of_a_label_are_one_mean(monkeypatch):
-    no_regions = np.zeros(SHAPE, np.uint8), 1
-    monkeypatch.setattr(synthesis, "random_regions", lambda rng, shape: no_regions)
-    monkeypatch.setattr(synthesis, "smooth_noise", lambda *args: np.zeros((1, *SHAPE), np.float32))
-    monkeypatch.setattr(synthesis, "degrade", lambda rng, images: images)
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[:, 10:30, 10:30], labels[:, 20:40, 40:60] = 1, 2
-    images = random_appearance(rng(), labels)
-    means = [np.unique(images[labels == label]) for label in range(3)]
-    assert [len(values) for values in means] == [1, 1, 1]
-    assert len(np.unique(np.concatenate(means))) == 3
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_degraded_images_stay_between_0_and_1_whatever_their_intensities(seed):
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_degraded_images_stay_between_0_and_1_whatever_their_intensities(seed, flat):
     images = np.linspace(-1000, 3000, 4 * 48 * 64, dtype=np.float32).reshape(SHAPE)
-    degraded = degrade(rng(seed), images)
+    images = np.full_like(images, 0.4) if flat else images
+    before, degraded = images.copy(), degrade(rng(seed), images)
     assert degraded.shape == SHAPE and degraded.dtype == np.float32
     assert degraded.min() >= 0 and degraded.max() <= 1
-    assert np.array_equal(degraded, degrade(rng(seed), images))
-
-
-def test_a_bent_image_shows_equal_intensities_as_equal_and_every_other_curve_has_a_turn():
-    images = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (2, 3, 1))
-    turned = []
-    for seed in range(40):
-        bent = bend(rng(seed), images)
-        assert bent.dtype == np.float32 and bent.min() >= 0 and bent.max() <= 1
-        assert (bent == bent[:1, :1]).all()
-        steps = np.diff(bent[0, 0])
-        turned.append(not ((steps >= 0).all() or (steps <= 0).all()))
-    assert 10 <= sum(turned) <= 30
-
-
-def test_an_image_of_one_intensity_stays_finite():
-    degraded = [degrade(rng(seed), np.full(SHAPE, 0.4, np.float32)) for seed in range(8)]
-    assert np.isfinite(degraded).all()
-
-
-def test_degrading_leaves_the_original_alone():
-    images = np.full(SHAPE, 0.4, np.float32)
-    images[:, 10:20] = 0.6
-    before = images.copy()
-    for seed in range(8):
-        degrade(rng(seed), images)
-    assert np.array_equal(images, before)
+    assert np.array_equal(degraded, degrade(rng(seed), images)) and np.array_equal(images, before)
 
 
 def test_smooth_noise_is_the_coarse_noise_interpolated():

@@ -1,9 +1,7 @@
 """Defective masks: six corruptions of a true mask and their mixture (paper, section III-B).
 
-The paper gives lengths in pixels; they are read for slices about 480 pixels wide and shrink or grow
-with the slice (`scale`). Every corruption takes a mask and a generator and leaves both arguments'
-arrays as they are. Where the paper gives no number (how many shapes, how large, how smooth), the
-constants below are ours, relative to the radius of the disk that has the mask's area.
+The paper gives lengths in pixels. They are read for slices 480 pixels wide and grow with the slice
+(`scale`). Numbers that the paper leaves open are relative to the radius of the disk of equal area.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +18,23 @@ PAPER_SIDE = 480  # pixels of the slices to which the paper's lengths belong
 DILATION = (10, 30)  # iterations
 EROSION = 10  # iterations
 DISPLACEMENT = (10, 30)  # pixels, range of the largest displacement
-SMOOTHING = (5, 25)  # pixels, standard deviation; ours
-GRAIN = (4, 16)  # pixels of boundary that move together; ours
-ADDED_SIZE = (0.3, 1.0)  # radius of a shape over the mask's; ours
+# what the paper leaves open
+SMOOTHING = (5, 25)  # pixels, standard deviation
+GRAIN = (4, 16)  # pixels of boundary that move together
+ADDED_SIZE = (0.3, 1.0)  # radius of a shape over the mask's
 REMOVED_SIZE = (0.5, 1.2)
 MERGED_SIZE = (0.2, 0.7)
 EMPTY_RADIUS = 0.15  # of the slice's longer side: what stands in for the radius of an empty mask
+# Section III-B lists the numbers without saying which is which. Here they go to the corruptions in
+# the order of its text.
+PROBABILITIES = {
+    "add_shapes": 0.1,
+    "morphology": 0.1,
+    "displace_boundary": 0.3,
+    "smooth": 0.2,
+    "remove_parts": 0.1,
+    "merge_shapes": 0.2,
+}
 
 
 def corrupt(
@@ -81,9 +90,8 @@ def morphology(mask: Mask, rng: Generator, *, scale: float = 1.0) -> Mask:
     if not mask.any() or mask.all():
         return mask.copy()
     if rng.random() < 0.5:
-        return ndimage.distance_transform_edt(~mask) <= scale * rng.integers(
-            *DILATION, endpoint=True
-        )
+        iterations = rng.integers(*DILATION, endpoint=True)
+        return ndimage.distance_transform_edt(~mask) <= scale * iterations
     depth = ndimage.distance_transform_edt(mask)
     return depth > min(scale * EROSION, 0.8 * depth.max())
 
@@ -137,24 +145,13 @@ def merge_shapes(mask: Mask, rng: Generator, *, scale: float = 1.0) -> Mask:
     return defective
 
 
-Defect = Callable[..., Mask]
-DEFECTS: dict[str, Defect] = {
-    defect.__name__: defect
-    for defect in (add_shapes, morphology, displace_boundary, smooth, remove_parts, merge_shapes)
-}
-# Section III-B lists [0.1, 0.1, 0.3, 0.2, 0.1, 0.2] without saying which is which; here they go to
-# the corruptions in the order in which its text describes them, the order of DEFECTS.
-PROBABILITIES: dict[str, float] = dict(zip(DEFECTS, (0.1, 0.1, 0.3, 0.2, 0.1, 0.2), strict=True))
+CORRUPTIONS = (add_shapes, morphology, displace_boundary, smooth, remove_parts, merge_shapes)
+DEFECTS: dict[str, Callable[..., Mask]] = {each.__name__: each for each in CORRUPTIONS}
 
 
 def boundary(mask: Mask) -> Mask:
     """The mask's pixels with a neighbour (of four) off the mask; the slice's rim is no boundary."""
-    inside = mask.copy()
-    inside[1:] &= mask[:-1]
-    inside[:-1] &= mask[1:]
-    inside[:, 1:] &= mask[:, :-1]
-    inside[:, :-1] &= mask[:, 1:]
-    return mask & ~inside
+    return mask & ~ndimage.binary_erosion(mask, border_value=1)
 
 
 def mask_radius(mask: Mask) -> float:

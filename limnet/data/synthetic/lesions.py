@@ -10,7 +10,10 @@ from jaxtyping import Bool, Float32, Int16
 from scipy import ndimage
 
 from limnet.data.synthetic.abdomen import STRUCTURES, Phantom
+from limnet.data.synthetic.patient import one_piece
 
+Rng = np.random.Generator
+Field = Float32[np.ndarray, "slices height width"]
 VERSION = 1  # raise it when the same seed gives another lesion
 EDGE_MM = 2.4  # over which one tissue gives way to the next, as in the phantoms
 PLACES = 8  # tried for one lesion: it grows where it has most room
@@ -77,9 +80,7 @@ def _made_of(phantom: Phantom, *names: str) -> Bool[np.ndarray, "slices height w
     return np.isin(phantom.structures, [STRUCTURES[name] for name in names])
 
 
-def _field(
-    phantom: Phantom, organ: str, growth: Growth, rng: np.random.Generator
-) -> Float32[np.ndarray, "slices height width"]:
+def _field(phantom: Phantom, organ: str, growth: Growth, rng: Rng) -> Field:
     """The field of one lesion, in the one of some places in the organ where most of it fits."""
     spacing_mm, shape = np.array(phantom.spacing_mm), phantom.images.shape
     radius_mm = rng.uniform(*growth.radius_mm)
@@ -89,8 +90,8 @@ def _field(
         ndimage.distance_transform_edt(side, sampling=spacing_mm) if not side.all() else FAR_MM
         for side in (room, ~room)
     )
-    margins = [size // 2 for size in body.shape]
-    pads = [(margin, margin) for margin in margins]
+    margins = np.array(body.shape) // 2
+    pads = np.stack([margins, margins], axis=1)
     limit = np.pad((inside - outside).astype(np.float32), pads, constant_values=-FAR_MM)
 
     def at(voxel):
@@ -100,13 +101,11 @@ def _field(
     places = map(at, _places(phantom, organ, growth, radius_mm, rng))
     box, best = max(places, key=lambda place: np.count_nonzero(place[1] > 0))
     field = np.full_like(limit, -FAR_MM)
-    field[box] = _one_piece(best)
+    field[box] = one_piece(best, -EDGE_MM)
     return field[tuple(map(slice, margins, np.add(margins, shape)))]
 
 
-def _body(
-    radius_mm: float, spacing_mm: np.ndarray, rng: np.random.Generator
-) -> Float32[np.ndarray, "depth height width"]:
+def _body(radius_mm: float, spacing_mm: np.ndarray, rng: Rng) -> Field:
     """The field of an ellipsoid with a bumpy surface, in a box of odd sizes around its middle."""
     radii = radius_mm * rng.uniform(0.8, 1.2, 3)[:, None, None, None]
     counts = np.ceil(1.6 * radius_mm / spacing_mm).astype(int)
@@ -119,7 +118,7 @@ def _body(
 
 
 def _places(
-    phantom: Phantom, organ: str, growth: Growth, radius_mm: float, rng: np.random.Generator
+    phantom: Phantom, organ: str, growth: Growth, radius_mm: float, rng: Rng
 ) -> list[list[int]]:
     """Voxels of the organ as deep in it as its tumours lie, or else its deepest ones."""
     whole = np.pad(_made_of(phantom, organ, *growth.contents), 1, mode="edge")
@@ -132,16 +131,8 @@ def _places(
     return voxels[rng.integers(len(voxels), size=PLACES)].tolist()
 
 
-def _one_piece(
-    field: Float32[np.ndarray, "depth height width"],
-) -> Float32[np.ndarray, "depth height width"]:
-    pieces, _ = ndimage.label(field > 0)
-    largest = np.argmax(np.bincount(pieces[pieces > 0], minlength=2))
-    return np.where((pieces == 0) | (pieces == largest), field, np.float32(-EDGE_MM))
-
-
 def _images(
-    phantom: Phantom, growth: Growth, field: np.ndarray, rng: np.random.Generator
+    phantom: Phantom, growth: Growth, field: np.ndarray, rng: Rng
 ) -> Int16[np.ndarray, "slices height width"]:
     """The scan with the lesion: soft edge, faint texture, darker core and the scan's own grain."""
     images, spacing_mm = phantom.images.astype(np.float32), np.array(phantom.spacing_mm)
@@ -157,7 +148,7 @@ def _images(
     return np.clip(np.rint(images), -1024, 3071).astype(np.int16)
 
 
-def _grain_hu(images: Float32[np.ndarray, "slices height width"]) -> float:
+def _grain_hu(images: Field) -> float:
     """The deviation of the noise in a scan, measured where its soft tissue is most even."""
     squares = ndimage.uniform_filter(images.astype(np.float64) ** 2, (1, 5, 5))
     variance = squares - ndimage.uniform_filter(images.astype(np.float64), (1, 5, 5)) ** 2
@@ -166,9 +157,7 @@ def _grain_hu(images: Float32[np.ndarray, "slices height width"]) -> float:
     return float(np.clip(np.sqrt(even), *GRAIN))
 
 
-def _noise(
-    shape: tuple[int, ...], sigma: np.ndarray | tuple[float, ...], rng: np.random.Generator
-) -> Float32[np.ndarray, "depth height width"]:
+def _noise(shape: tuple[int, ...], sigma: np.ndarray | tuple[float, ...], rng: Rng) -> Field:
     """White noise smoothed by so many voxels, of unit deviation."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), sigma)
     return noise / (noise.std() + 1e-6)

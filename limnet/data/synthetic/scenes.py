@@ -134,12 +134,12 @@ class _View:
             np.maximum(field, first + (last - first) * share - away, out=field)
         return field
 
-    def paint(self, field, dome, colour, name=None, *, gloss=0.35, sharp=24, bump=0.0, lift=0.02):
-        """Blend a lit surface over the image where the field is positive, and name it.
+    def paint(self, field, dome, name, colour=None, *, gloss=0.35, sharp=24, bump=0.0, lift=0.02):
+        """Blend a lit surface over the image where the field is positive, and label its class.
 
         Args:
             dome: how far from its edge the thing is flat.
-            colour: a name of COLOURS, or an image.
+            colour: an image; by default that of the name.
             lift: how far its shadow falls; 0: none.
         """
         share = np.clip(field / self.pixel + 0.5, 0, 1)
@@ -150,10 +150,10 @@ class _View:
         inside = np.clip(field, 0, dome)
         height = np.sqrt(inside * (2 * dome - inside)) + bump
         lit, glint = self.light(height + np.zeros_like(field), sharp)
-        base = np.asarray(COLOURS[colour]) if isinstance(colour, str) else colour
+        base = np.asarray(COLOURS[name]) if colour is None else colour
         shown = base * (0.25 + 0.85 * lit[..., None]) + gloss * glint[..., None]
         self.colour += share[..., None] * (shown - self.colour)
-        if name is not None:
+        if name in CLASSES:
             self.labels[field > 0] = CLASSES[name]
 
     def light(self, height, sharp):
@@ -205,7 +205,7 @@ def _paint_tissue(view):
     colour = colour * (1 + 0.05 * view.noise("grain", 0.025)[..., None])
     bump = 0.035 * wide + 0.009 * fine + 0.002 * view.noise("wet", 0.035)
     edgeless = np.full(view.labels.shape, DEEPEST)
-    view.paint(edgeless, 1e-6, colour, bump=bump, gloss=0.5, sharp=110, lift=0)
+    view.paint(edgeless, 1e-6, "tissue", colour, bump=bump, gloss=0.5, sharp=110, lift=0)
     rng = view.rng("vessels")
     for _ in range(7):
         steps = rng.normal(0, 0.05, (5, 2)) + 0.1 * _towards(rng.uniform(0, 2 * np.pi))
@@ -230,7 +230,7 @@ def _paint_kidney(view, shows):
         if name == "covered kidney":
             colour = _mixed(0.4 * view.noise("fascia", 0.12), colour, "peritoneum")
         colour = colour * (1 + 0.06 * view.noise("grain", 0.03)[..., None])
-        view.paint(field, 0.2, colour, name, bump=bump, gloss=0.55, sharp=90, lift=0.012)
+        view.paint(field, 0.2, name, colour, bump=bump, gloss=0.55, sharp=90, lift=0.012)
 
 
 def _paint_intestine(view, shows):
@@ -249,7 +249,7 @@ def _paint_intestine(view, shows):
         fine = np.abs(view.noise(f"veins {loop}", 0.06))
         colour = _mixed(0.45 - 5 * fine, colour, "vessel")
         bump = 0.0012 * view.noise("wet", 0.03)
-        view.paint(field, 0.1, colour, "small intestine", bump=bump, gloss=0.6, sharp=80)
+        view.paint(field, 0.1, "small intestine", colour, bump=bump, gloss=0.6, sharp=80)
 
 
 def _paint_clamps(view, shows):
@@ -268,7 +268,7 @@ def _paint_clamps(view, shows):
             sideways = 0.02 * side * _towards(angle + np.pi / 2)
             ends = [head + sideways, middle + sideways, middle + 0.1 * _towards(angle)]
             fields.append(view.tube(ends, [0.017, 0.016, 0.012]))
-        view.paint(np.max(fields, axis=0), 0.017, "clamps", "clamps", gloss=0.7, sharp=16)
+        view.paint(np.max(fields, axis=0), 0.017, "clamps", gloss=0.7, sharp=16)
 
 
 def _paint_needle(view, shows):
@@ -281,24 +281,14 @@ def _paint_needle(view, shows):
         end, tail = points[0], np.array([0.42, 0.75])
         knots = [end, end + 0.1 * _towards(turn - 1.3), [0.4, 0.45], tail]
         line = view.tube(_curve(np.array(knots), 24), 0.006, at=view.screen)
-        view.paint(line, 0.006, "thread", "thread", gloss=0.1, lift=0.012)
+        view.paint(line, 0.006, "thread", gloss=0.1, lift=0.012)
     if "suturing needle" in shows:
         field = view.tube(points, np.linspace(0.012, 0.008, 20), at=view.screen)
-        view.paint(field, 0.012, "suturing needle", "suturing needle", gloss=0.8, sharp=12)
-
-
-@dataclass(frozen=True)
-class _Pose:
-    """Where an instrument is: where its shaft comes in and ends, and the joints behind."""
-
-    entry: np.ndarray
-    shaft_end: np.ndarray
-    wrist_end: np.ndarray
-    angle: float  # of the claspers
-    opening: float  # radians between them
+        view.paint(field, 0.012, "suturing needle", gloss=0.8, sharp=12)
 
 
 def _pose(view, side):
+    """Entry, ends of shaft and wrist, and angle and opening of the claspers of an instrument."""
     rng = view.rng(f"instrument {side}")
     entry = np.array([rng.uniform(0.1, 0.5), side * (view.half_width + 0.15)])
     home = np.array([rng.uniform(-0.08, 0.1), side * rng.uniform(0.26, 0.34)])
@@ -307,37 +297,29 @@ def _pose(view, side):
     bend = along + 0.5 * view.swing(rng)
     wrist_end = shaft_end + 0.15 * _towards(bend)
     angle, opening = bend + 0.35 * view.swing(rng), 0.55 + 0.4 * view.swing(rng, 1.6)
-    return _Pose(entry, shaft_end, wrist_end, angle, opening)
+    return entry, shaft_end, wrist_end, angle, opening
 
 
 def _paint_instruments(view, shows):
     # an instrument that holds the probe is alone: the other one would hide it
     for side in (-1,) if "ultrasound probe" in shows else (-1, 1):
-        pose = _pose(view, side)
-        if "instrument clasper" in shows:
-            _paint_clasper(view, pose)
+        entry, shaft_end, wrist_end, middle, opening = _pose(view, side)
+        for leaf in (-1, 1) if "instrument clasper" in shows else ():
+            angle = middle + leaf * opening / 2
+            bent = wrist_end + 0.08 * _towards(angle + 0.25 * leaf)
+            tip = bent + 0.11 * _towards(angle - 0.15 * leaf)
+            field = view.tube([wrist_end, bent, tip], [0.032, 0.029, 0.014], at=view.screen)
+            view.paint(field, 0.024, "instrument clasper", gloss=0.7, sharp=14, lift=0.035)
         if "instrument wrist" in shows:
-            ends = [pose.shaft_end, (pose.shaft_end + pose.wrist_end) / 2, pose.wrist_end]
+            ends = [shaft_end, (shaft_end + wrist_end) / 2, wrist_end]
             field = view.tube(ends, [0.056, 0.046, 0.042], at=view.screen)
-            name = "instrument wrist"
-            view.paint(field, 0.045, name, name, gloss=0.6, sharp=14, lift=0.04)
-            for joint in (pose.shaft_end, pose.wrist_end):
+            view.paint(field, 0.045, "instrument wrist", gloss=0.6, sharp=14, lift=0.04)
+            for joint in (shaft_end, wrist_end):
                 pin = view.tube([joint, joint + 1e-3], 0.014, at=view.screen)
                 view.paint(pin, 0.03, "pin", gloss=0.2, lift=0)
         if "instrument shaft" in shows:
-            field = view.tube([pose.entry, pose.shaft_end], [0.075, 0.062], at=view.screen)
-            name = "instrument shaft"
-            view.paint(field, 0.07, name, name, gloss=0.4, sharp=10, lift=0.05)
-
-
-def _paint_clasper(view, pose):
-    for side in (-1, 1):
-        angle = pose.angle + side * pose.opening / 2
-        bent = pose.wrist_end + 0.08 * _towards(angle + 0.25 * side)
-        tip = bent + 0.11 * _towards(angle - 0.15 * side)
-        field = view.tube([pose.wrist_end, bent, tip], [0.032, 0.029, 0.014], at=view.screen)
-        name = "instrument clasper"
-        view.paint(field, 0.024, name, name, gloss=0.7, sharp=14, lift=0.035)
+            field = view.tube([entry, shaft_end], [0.075, 0.062], at=view.screen)
+            view.paint(field, 0.07, "instrument shaft", gloss=0.4, sharp=10, lift=0.05)
 
 
 def _paint_probe(view, shows):
@@ -345,15 +327,15 @@ def _paint_probe(view, shows):
     held = "instrument wrist" in shows
     middle = np.array([-0.24, 0.3]) + 0.06 * np.array([view.swing(rng), view.swing(rng)])
     if held:
-        pose = _pose(view, -1)
-        middle = pose.wrist_end + 0.07 * _towards(pose.angle)
-    angle = (pose.angle + 1.4 if held else -0.7) + 0.25 * view.swing(rng)
+        _, _, wrist_end, angle, _ = _pose(view, -1)
+        middle = wrist_end + 0.07 * _towards(angle)
+    angle = (angle + 1.4 if held else -0.7) + 0.25 * view.swing(rng)
     ends = [middle - 0.12 * _towards(angle), middle + 0.12 * _towards(angle)]
     cable = np.array([ends[1], ends[1] + 0.16 * _towards(angle), [-0.35, 0.55], [-0.6, 0.75]])
-    name = "ultrasound probe"
-    fields = view.tube(_curve(cable, 20), 0.024, at=view.screen)
-    view.paint(fields, 0.024, name, name, gloss=0.4, sharp=14, lift=0.04)
-    view.paint(view.tube(ends, 0.075, at=view.screen), 0.06, name, name, gloss=0.5, lift=0.05)
+    line = view.tube(_curve(cable, 20), 0.024, at=view.screen)
+    view.paint(line, 0.024, "ultrasound probe", gloss=0.4, sharp=14, lift=0.04)
+    head = view.tube(ends, 0.075, at=view.screen)
+    view.paint(head, 0.06, "ultrasound probe", gloss=0.5, lift=0.05)
     face = view.tube([ends[0], middle], 0.035, at=view.screen)
     view.paint(face, 0.03, "membrane", gloss=0.3, lift=0)
 

@@ -15,22 +15,25 @@ from torch.nn import functional
 
 Labels = UInt8[np.ndarray, "slices height width"]
 Images = Float32[np.ndarray, "slices height width"]
+Masks = Bool[np.ndarray, "slices height width"]
+Grid = list[np.ndarray]  # depth, row and column of every voxel, in pixels
+Distance = np.ndarray  # of every voxel to the middle of a shape: below 1 is inside
+Rng = np.random.Generator
 
 MAX_REGIONS = 6  # background regions of one volume
 MAX_SHAPES = 9  # foreground shapes of one volume, each with a core at most
 
 
 def smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], cells: tuple[int, ...], count: int = 1
+    rng: Rng, shape: tuple[int, ...], cells: tuple[int, ...], count: int = 1
 ) -> Float32[np.ndarray, "count slices height width"]:
     """Unit Gaussian noise on a coarse grid of `cells`, interpolated linearly to `shape`."""
     coarse = torch.from_numpy(rng.standard_normal((1, count, *cells), dtype=np.float32))
-    return functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[
-        0
-    ].numpy()
+    fine = functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)
+    return fine[0].numpy()
 
 
-def warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> list[np.ndarray]:
+def warped_grid(rng: Rng, shape: tuple[int, int, int]) -> list[np.ndarray]:
     """Depth, rows and columns in pixels of the slice plane, bent by two octaves of smooth noise."""
     slices, height, width = shape
     gap = rng.uniform(0.8, 5.0)  # slice spacing in pixels: volumes are anisotropic
@@ -46,21 +49,14 @@ def warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> list[n
     return [axis + bend for axis, bend in zip(grid, coarse + fine, strict=True)]
 
 
-Grid = list[np.ndarray]  # depth, row and column of every voxel, in pixels
-Distance = np.ndarray  # of every voxel to the middle of a shape: below 1 is inside
-
-
-def _ellipsoid(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _ellipsoid(rng: Rng, grid: Grid, size: float) -> Distance:
     """One that leans from slice to slice; now and then with a ragged border, as tumours have."""
     depth, row, column = _around(rng, grid, size)
     radii = size * np.exp(rng.normal(0, 0.35, 3))
     along, across = _turned(rng, row, column)
     slope = rng.normal(0, 0.4)
-    distance = (
-        (depth / radii[0]) ** 2
-        + ((along - slope * depth) / radii[1]) ** 2
-        + (across / radii[2]) ** 2
-    )
+    distance = (depth / radii[0]) ** 2 + ((along - slope * depth) / radii[1]) ** 2
+    distance += (across / radii[2]) ** 2
     if rng.random() < 0.2:
         cells = int(rng.integers(8, 24))
         ragged = smooth_noise(rng, depth.shape, (2 + depth.shape[0] // 3, cells, cells))[0]
@@ -68,13 +64,13 @@ def _ellipsoid(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     return distance
 
 
-def _cluster(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _cluster(rng: Rng, grid: Grid, size: float) -> Distance:
     """Several ellipsoids that count as one: lesions, bones, parts of an organ."""
     parts = (_ellipsoid(rng, grid, 0.6 * size) for _ in range(rng.integers(2, 5)))
     return reduce(np.minimum, parts)
 
 
-def _tube(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _tube(rng: Rng, grid: Grid, size: float) -> Distance:
     """A tube that runs through the slices, or, thinner, within them."""
     radius = max(size * rng.uniform(0.2, 0.6), 2.0)
     depth, row, column = _around(rng, grid, size)
@@ -88,7 +84,7 @@ def _tube(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     return distance / radius**2
 
 
-def _tree(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _tree(rng: Rng, grid: Grid, size: float) -> Distance:
     """Branches from one trunk, each thinner than the one it leaves: vessels, airways."""
     place = np.stack(_around(rng, grid, size))
     starts, distance = [(np.zeros(3), rng.normal(0, 1, 3), 0.3 * size)], None
@@ -105,7 +101,7 @@ def _tree(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     return distance
 
 
-def _sheet(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _sheet(rng: Rng, grid: Grid, size: float) -> Distance:
     """A thin curved layer: walls, cartilage, cortex."""
     depth, row, column = _around(rng, grid, size)
     along, across = _turned(rng, row, column)
@@ -114,7 +110,7 @@ def _sheet(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
     return np.maximum((bent / thickness) ** 2, (along**2 + depth**2) / (1.5 * size) ** 2)
 
 
-def _network(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _network(rng: Rng, grid: Grid, size: float) -> Distance:
     """Thin branches all over the slice, as the vessels of a retina; the same through the slices."""
     shape = grid[0].shape[1:]
     reach = max(size, 0.12 * shape[0])
@@ -137,14 +133,10 @@ def _network(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
         if not each.all()
     )
     plane = reduce(np.minimum, layers, np.full(shape, np.inf)).astype(np.float32)
-    row, column = (
-        np.clip(np.rint(axis), 0, side - 1).astype(int)
-        for axis, side in zip(grid[1:], shape, strict=True)
-    )
-    return plane[row, column]
+    return plane[tuple(np.clip(np.rint(grid[n + 1]), 0, shape[n] - 1).astype(int) for n in (0, 1))]
 
 
-def _fold(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def _fold(rng: Rng, grid: Grid, size: float) -> Distance:
     """A band that winds through a part of the slice: a brain's cortex, loops of a bowel."""
     depth, row, column = _around(rng, grid, size)
     cells = int(np.clip(rng.uniform(1, 2.5) * depth.shape[1] / size, 4, 20))
@@ -159,33 +151,31 @@ NETWORK_RADII = (2.6, 1.8, 1.2)  # pixels, of branches after none, one and more 
 LEAST_SIZE, MOST_SIZE = 0.04, 0.45  # of the radius of a shape, of the height of the slice
 
 
-def random_shape(rng: np.random.Generator, grid: Grid, size: float) -> Distance:
+def random_shape(rng: Rng, grid: Grid, size: float) -> Distance:
     """A shape of about `size` pixels' radius somewhere in the grid."""
     return SHAPES[rng.choice(len(SHAPES), p=SHAPES_SHARES)](rng, grid, size)
 
 
-def random_size(rng: np.random.Generator, height: int, most: float = MOST_SIZE) -> float:
+def random_size(rng: Rng, height: int, most: float = MOST_SIZE) -> float:
     """Pixels, up to a share of the slice's height; small ones are as likely as large ones."""
     return height * math.exp(rng.uniform(math.log(LEAST_SIZE), math.log(most)))
 
 
-def _around(rng: np.random.Generator, grid: Grid, size: float) -> Grid:
+def _around(rng: Rng, grid: Grid, size: float) -> Grid:
     """The grid as seen from a random place near the middle slices."""
     height, width = grid[0].shape[1:]
     centre = (rng.normal(0, size), rng.uniform(0, height), rng.uniform(0, width))
     return [axis - np.float32(at) for axis, at in zip(grid, centre, strict=True)]
 
 
-def _turned(
-    rng: np.random.Generator, row: np.ndarray, column: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _turned(rng: Rng, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates along and across a random direction of the slice plane."""
     angle = rng.uniform(0, math.pi)
     cosine, sine = math.cos(angle), math.sin(angle)
     return cosine * row + sine * column, cosine * column - sine * row
 
 
-def random_shapes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Labels, int]:
+def random_shapes(rng: Rng, shape: tuple[int, int, int]) -> tuple[Labels, int]:
     """Labels of touching background regions with shapes over them, and the first shape's label.
 
     Shapes appear, deform, split, merge and vanish along the slices. Some are hollow, and some of
@@ -206,18 +196,12 @@ def random_shapes(rng: np.random.Generator, shape: tuple[int, int, int]) -> tupl
     return labels, first
 
 
-def random_regions(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Labels, int]:
+def random_regions(rng: Rng, shape: tuple[int, int, int]) -> tuple[Labels, int]:
     """Labels of touching regions that go on from slice to slice, and how many there are."""
     regions, cells = int(rng.integers(2, MAX_REGIONS + 1)), int(rng.integers(2, 7))
     depth = 2 + shape[0] // 8
     noise = smooth_noise(rng, shape, (depth, cells, cells), regions)
     return noise.argmax(0).astype(np.uint8), regions
-
-
-def _means(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Mean intensity of each label; often clustered, so that neighbours differ by little."""
-    spread = rng.choice([1.0, 0.5, 0.25])
-    return np.clip(rng.uniform(0, 1) * (1 - spread) + spread * rng.uniform(0, 1, count), 0, 1)
 
 
 def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
@@ -230,7 +214,7 @@ def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
     return functional.conv2d(tensor, taps.view(1, 1, 1, -1))[:, 0].numpy()
 
 
-def random_appearance(rng: np.random.Generator, labels: Labels) -> Images:
+def random_appearance(rng: Rng, labels: Labels) -> Images:
     """An image in [0, 1] in which every label has its own mean, texture and noise.
 
     Half the time what is not labelled (0) falls into regions of its own.
@@ -239,16 +223,16 @@ def random_appearance(rng: np.random.Generator, labels: Labels) -> Images:
     if (labels == 0).any() and rng.random() < 0.5:
         labels = np.where(labels == 0, labels.max() + 1 + random_regions(rng, shape)[0], labels)
     count = int(labels.max()) + 1
-    images = _means(rng, count).astype(np.float32)[labels]
+    spread = rng.choice([1.0, 0.5, 0.25])  # often clustered: neighbours differ by little
+    means = np.clip(rng.uniform(0, 1) * (1 - spread) + spread * rng.uniform(0, 1, count), 0, 1)
+    images = means.astype(np.float32)[labels]
     texture = rng.uniform(0, 0.10, count) * (rng.random(count) < 0.6)
     cells = (max(2, shape[0] // 2), int(shape[1] / rng.uniform(4, 12)), shape[2] // 8)
     images += smooth_noise(rng, shape, cells)[0] * texture.astype(np.float32)[labels]
     return degrade(rng, images)
 
 
-def paint_shape(
-    rng: np.random.Generator, images: Images
-) -> tuple[Images, Bool[np.ndarray, "slices height width"]]:
+def paint_shape(rng: Rng, images: Images) -> tuple[Images, Masks]:
     """Images in [0, 1] with a shape over them that they do not show, and where it is.
 
     A lesion in real tissue: some of what is below shines through, and the border is soft. A third
@@ -265,9 +249,7 @@ def paint_shape(
     return _painted(rng, images, inside), inside
 
 
-def _painted(
-    rng: np.random.Generator, images: Images, inside: Bool[np.ndarray, "slices height width"]
-) -> Images:
+def _painted(rng: Rng, images: Images, inside: Masks) -> Images:
     """The images with an intensity of its own inside."""
     if not inside.any():
         return images
@@ -282,9 +264,7 @@ def _painted(
     return np.clip(images + share * (painted - images), 0, 1).astype(np.float32)
 
 
-def radiograph(
-    rng: np.random.Generator, shape: tuple[int, int, int]
-) -> tuple[Images, Bool[np.ndarray, "slices height width"]]:
+def radiograph(rng: Rng, shape: tuple[int, int, int]) -> tuple[Images, Masks]:
     """Shapes that lie over each other, as X-rays show them, and where one of them is.
 
     Each adds or takes away its thickness along the ray; some are hollow.
@@ -303,9 +283,7 @@ def radiograph(
     return degrade(rng, images), bodies[rng.choice(len(bodies), p=areas / areas.sum())]
 
 
-def field_of_view(
-    rng: np.random.Generator, shape: tuple[int, int]
-) -> Bool[np.ndarray, "height width"]:
+def field_of_view(rng: Rng, shape: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     """What a scanner shows of a slice: a disk, a fan or a box, the rest of the picture is black."""
     row, column = np.mgrid[: shape[0], : shape[1]] / np.reshape(shape, (2, 1, 1)) - 0.5
     row, column = row - rng.normal(0, 0.05), column - rng.normal(0, 0.05)
@@ -319,23 +297,14 @@ def field_of_view(
     return (np.abs(row) < radii[0]) & (np.abs(column) < radii[1])
 
 
-def bend(rng: np.random.Generator, images: Images) -> Images:
-    """Intensities in [0, 1] along a random curve, as another contrast would show the same tissues.
-
-    Half of the curves rise or fall all the way, the others turn (after Models Genesis, Zhou et al.,
-    2019).
-    """
-    heights = rng.uniform(0, 1, 6)
-    if rng.random() < 0.5:
-        heights = np.sort(heights)[:: rng.choice([-1, 1])]
-    return np.interp(images, np.linspace(0, 1, len(heights)), heights).astype(np.float32)
-
-
-def degrade(rng: np.random.Generator, images: Images) -> Images:
+def degrade(rng: Rng, images: Images) -> Images:
     """The image as another scanner would have made it: curve, blur, bias, noise, gamma."""
     shape = images.shape
-    if rng.random() < 0.2:
-        images = bend(rng, images)
+    if rng.random() < 0.2:  # a random curve, half of them steady (Models Genesis)
+        heights = rng.uniform(0, 1, 6)
+        if rng.random() < 0.5:
+            heights = np.sort(heights)[:: rng.choice([-1, 1])]
+        images = np.interp(images, np.linspace(0, 1, 6), heights).astype(np.float32)
     if rng.random() < 0.8:
         images = _blur(np.ascontiguousarray(images), rng.uniform(0.4, 1.3))
     if rng.random() < 0.4:
