@@ -36,7 +36,7 @@ COMPARISON_COLUMNS = ("round", "previous_better", "dice_previous", "dice_current
 
 PROTOCOL = 6  # raised when the evaluation itself changes, so that cached results are made anew
 
-# what reading a file raises that was cut off or changed
+# a file that was cut off or changed
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Masks = Bool[np.ndarray, "slices height width"]
@@ -123,9 +123,8 @@ def replay(
     Args:
         clicks: of another evaluation; in a round without one the last masks stay.
     """
-    return _play_rounds(
-        volume, target, [lambda *_, click=click: click for click in clicks], segment
-    )
+    same = [lambda *_, click=click: click for click in clicks]
+    return _play_rounds(volume, target, same, segment)
 
 
 def _play_rounds(
@@ -170,10 +169,7 @@ def _comparisons(
 
 def _truly_better(target: Masks, previous: Masks, current: Masks) -> np.ndarray:
     """1 for every slice whose previous mask has the higher DSC, else 0."""
-    scores = (
-        [dice(truth, mask) for truth, mask in zip(target, masks, strict=True)]
-        for masks in (previous, current)
-    )
+    scores = [[*map(dice, target, masks)] for masks in (previous, current)]
     return np.greater(*scores).astype(np.float32)
 
 
@@ -192,10 +188,8 @@ def largest_slice(
         step * length / size
         for step, length in zip(volume.spacing_mm[1:], target.shape[1:], strict=True)
     ]
-    resized = Volume.from_array(
-        both[None, :3].transpose(0, 2, 3, 1), (volume.spacing_mm[0], *spacing_mm), window=(0, 1)
-    )
-    return resized, both[3:] > 0.5
+    images, spacing_mm = both[None, :3].transpose(0, 2, 3, 1), (volume.spacing_mm[0], *spacing_mm)
+    return Volume.from_array(images, spacing_mm, window=(0, 1)), both[3:] > 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +224,10 @@ def scores_by_collection(rows: pd.DataFrame) -> pd.DataFrame:
         means = part.groupby("round")["dice"].mean()
         last = part[part["round"] == means.index.max()]
         low, high = bootstrap_interval(last.groupby("case")["dice"].mean().tolist())
-        counted = {"cases": last["case"].nunique(), "labels": len(last)}
-        scores = {f"round {number}": float(score) for number, score in means.items()}
-        named = {"collection": collection, "method": method}
-        table.append({**named, **counted, **scores, "low": low, "high": high})
+        row = {"collection": collection, "method": method}
+        row |= {"cases": last["case"].nunique(), "labels": len(last)}
+        row |= {f"round {number}": float(score) for number, score in means.items()}
+        table.append(row | {"low": low, "high": high})
     return pd.DataFrame(table)
 
 
@@ -247,12 +241,6 @@ class EvaluationOptions:
     threshold: float | int = 0.5
     user: User | None = None  # of `limnet.evaluation.protocols`; None: the paper's
     only_largest_slice: bool = False  # see `largest_slice`
-
-    def of_evaluate(self) -> dict[str, Any]:
-        """The arguments of `evaluate` that are set."""
-        chosen = {name: value for name, value in vars(self).items() if value is not None}
-        chosen.pop("only_largest_slice")
-        return chosen
 
 
 def evaluate_cases(
@@ -313,9 +301,9 @@ class LoadedCase:
         if not target.any():
             return None
         if options.only_largest_slice:
-            volume, target = largest_slice(volume, target)
-            features = None
-        chosen = options.of_evaluate()
+            (volume, target), features = largest_slice(volume, target), None
+        chosen = {name: value for name, value in vars(options).items() if value is not None}
+        chosen.pop("only_largest_slice")
         image = f"{volume.digest} {volume.spacing_mm} {volume.window}"
         file = cache / _file_name(f"{image} {self.networks.digest} {chosen}", target)
         play = partial(evaluate, volume, target, self.networks, features=features, **chosen)

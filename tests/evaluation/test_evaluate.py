@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fakes import Prefers
 from torch import nn
 
 from limnet.data import Case
@@ -22,7 +23,6 @@ from limnet.method.session import Session
 from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet, lite
 from limnet.networks.click_net import ClickLogits, ClickNet
-from limnet.networks.quality_net import QualityNet
 from limnet.volumes import Volume
 
 
@@ -39,22 +39,16 @@ class PaintsTheTruth(ClickNet):
         return ClickLogits(logits, logits)
 
 
-class Prefers(QualityNet):
-    """Has made up its mind."""
-
-    def __init__(self, previous_better):
-        nn.Module.__init__(self)
-        self.config = None
-        self.previous_better = previous_better
-
-    def forward(self, images, previous, current, evidence=None):
-        return torch.full((len(images),), self.previous_better)
+def paints_and_prefers(previous_better):
+    torch.manual_seed(0)
+    quality_net = Prefers(previous_better)
+    quality_net.config = None
+    return LimNet("fake", PaintsTheTruth(), lite().propagation_net, quality_net, 32, 48)
 
 
 @pytest.fixture
 def networks():
-    torch.manual_seed(0)
-    return LimNet("fake", PaintsTheTruth(), lite().propagation_net, Prefers(0.25), 32, 48)
+    return paints_and_prefers(0.25)
 
 
 @pytest.fixture
@@ -71,33 +65,25 @@ def white_on(target):
 
 
 def propagates(monkeypatch, masks_of_round):
-    """Let propagation give these masks, of round 1, 2, ... (one more slice is given in each)."""
+    """Let propagation give the masks of round 1, 2, ...; the prompt slices, one a pass."""
+    calls = []
 
-    def propagate(network, features, slices, prompt_slice, given, options):
-        masks = masks_of_round[len(given) - 1]
+    def propagate(network, features, slices, prompt_slice, user_masks, options):
+        calls.append(prompt_slice)
+        masks = masks_of_round[len(user_masks) - 1]
         for index in set(range(slices)) - {prompt_slice}:
             yield index, torch.from_numpy(masks[index]).float()
 
     monkeypatch.setattr("limnet.method.propagation.propagate", propagate)
+    return calls
 
 
-def test_the_user_clicks_on_the_largest_slice_and_then_on_the_largest_errors(
+def test_the_user_clicks_on_the_largest_errors_and_every_round_has_its_score(
     monkeypatch, networks, target
 ):
     propagates(monkeypatch, [np.zeros_like(target)] * 3)
     result = evaluate(white_on(target), target, networks, rounds=3)
     assert result.clicks == (Click(1, 15, 25), Click(3, 13, 23), Click(5, 11, 21))
-
-
-def test_another_user_clicks_elsewhere(monkeypatch, networks, target):
-    propagates(monkeypatch, [np.zeros_like(target)] * 3)
-    clicks = evaluate(white_on(target), target, networks, rounds=2, user=Challenge()).clicks
-    assert clicks == (Challenge()(target), Challenge()(target & (np.arange(7) != 1)[:, None, None]))
-
-
-def test_every_round_has_its_score_over_the_whole_volume(monkeypatch, networks, target):
-    propagates(monkeypatch, [np.zeros_like(target)] * 3)
-    result = evaluate(white_on(target), target, networks, rounds=3)
     # of 224 target pixels the clicked slices are found
     expected = [2 * 144 / (144 + 224), 2 * 208 / (208 + 224), 1]
     assert result.dice == pytest.approx(expected)
@@ -106,42 +92,36 @@ def test_every_round_has_its_score_over_the_whole_volume(monkeypatch, networks, 
     assert result.slices_made_worse == (0, 0, 0)
 
 
+def test_another_user_clicks_elsewhere(monkeypatch, networks, target):
+    propagates(monkeypatch, [np.zeros_like(target)] * 3)
+    clicks = evaluate(white_on(target), target, networks, rounds=2, user=Challenge()).clicks
+    assert clicks == (Challenge()(target), Challenge()(target & (np.arange(7) != 1)[:, None, None]))
+
+
 def test_when_nothing_is_left_to_correct_the_last_result_is_repeated(monkeypatch, networks, target):
     propagates(monkeypatch, [target])
     result = evaluate(white_on(target), target, networks, rounds=4)
     assert result.dice == result.surface_dice == (1, 1, 1, 1)
-    assert result.clicks == (Click(1, 15, 25), *[None] * (len(result.dice) - 1))
+    assert result.clicks == (Click(1, 15, 25), None, None, None)
     assert max(result.seconds[1:]) < 0.01 and result.slices_made_worse == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("fuse", "worse"), [(True, (0, 0, 0)), (False, (0, 2, 0))])
-def test_slices_made_worse_are_counted_against_the_round_before(
-    monkeypatch, networks, target, fuse, worse
-):
+def test_slices_made_worse_are_counted_against_the_round_before(monkeypatch, target, fuse, worse):
     half, wrong = target.copy(), np.zeros_like(target)
     half[3, :, :24] = False  # the larger error, clicked next
     half[5, :, :21] = False
     half[6, 5, 5] = True  # there is no round before it
     wrong[0, 5, 5] = True  # an empty slice that is no longer empty, and slice 5 is lost
     propagates(monkeypatch, [half, wrong, wrong])
-    keeps = LimNet("fake", networks.click_net, networks.propagation_net, Prefers(0.75), 32, 48)
-    result = evaluate(white_on(target), target, keeps, rounds=3, fuse=fuse)
+    networks = paints_and_prefers(0.75)
+    result = evaluate(white_on(target), target, networks, rounds=3, fuse=fuse)
     assert [click.slice_index for click in result.clicks] == [1, 3, 5]
     assert result.slices_made_worse == worse
 
 
-def test_what_fusion_chose_between_is_kept(monkeypatch, networks, target):
-    half, wrong = target.copy(), np.zeros_like(target)
-    half[3, :, :24] = half[5, :, :21] = False
-    propagates(monkeypatch, [half, wrong])
-    result = evaluate(white_on(target), target, networks, rounds=2)
-    # slices 1 and 3 were clicked; on slice 5 three columns of four stood against nothing
-    assert COMPARISON_COLUMNS == ("round", "previous_better", "dice_previous", "dice_current")
-    np.testing.assert_allclose(result.comparisons, [[2, 0.25, 2 * 12 / (12 + 16), 0]], rtol=1e-6)
-
-
 @pytest.mark.parametrize(("oracle", "last"), [(False, 0), (True, 12)])
-def test_the_oracle_keeps_the_better_mask_whatever_the_network_says(
+def test_what_fusion_chose_between_is_kept_and_the_oracle_keeps_the_better_mask(
     monkeypatch, networks, target, oracle, last
 ):
     half, wrong = target.copy(), np.zeros_like(target)
@@ -149,14 +129,18 @@ def test_the_oracle_keeps_the_better_mask_whatever_the_network_says(
     propagates(monkeypatch, [half, wrong])
     result = evaluate(white_on(target), target, networks, rounds=2, oracle=oracle)
     assert result.masks[5].sum() == last
+    # slices 1 and 3 were clicked; on slice 5 three columns of four stood against nothing
+    assert COMPARISON_COLUMNS == ("round", "previous_better", "dice_previous", "dice_current")
+    expected = [[2, 1.0 if oracle else 0.25, 2 * 12 / (12 + 16), 0]]
+    np.testing.assert_allclose(result.comparisons, expected, rtol=1e-6)
 
 
 def test_another_method_gets_the_same_clicks_one_by_one(target):
     clicks, seen = (Click(1, 15, 25), None, Click(3, 13, 23)), []
 
-    def segment(volume, given):
-        seen.append(tuple(given))
-        return target & np.isin(np.arange(7), [c.slice_index for c in given])[:, None, None]
+    def segment(volume, clicks):
+        seen.append(tuple(clicks))
+        return target & np.isin(np.arange(7), [c.slice_index for c in clicks])[:, None, None]
 
     result = replay(white_on(target), target, clicks, segment)
     assert seen == [clicks[:1], (clicks[0], clicks[2])]  # none without a new click
@@ -187,34 +171,26 @@ def test_a_slice_is_worse_when_its_dice_falls():
 
 def test_the_scores_are_those_of_a_session_with_the_same_clicks():
     torch.manual_seed(0)
-    networks = lite()
+    nets = lite()
     target = np.zeros((5, 32, 48), dtype=bool)
     target[1:4, 8:24, 10:40] = True
     images = np.random.default_rng(0).random(target.shape, dtype=np.float32) + 2 * target
     volume = Volume.from_array(images, (3, 1, 1))
-    networks = LimNet(
-        "small", networks.click_net, networks.propagation_net, networks.quality_net, 32, 48
-    )
+    networks = LimNet("small", nets.click_net, nets.propagation_net, nets.quality_net, 32, 48)
     result = evaluate(volume, target, networks, rounds=3)
-    columns = [getattr(result, name) for name in (*ROUND_COLUMNS, "clicks")]
-    assert {len(column) for column in columns} == {3}
     session = Session(volume, networks)
-    for click, score, surface_score in zip(
-        result.clicks, result.dice, result.surface_dice, strict=True
-    ):
+    for click, *scores in zip(result.clicks, result.dice, result.surface_dice, strict=True):
         session.add_click(click)
         session.propagate()
-        assert dice(target, session.masks) == score
-        assert surface_dice(target, session.masks, volume.spacing_mm) == surface_score
+        nsd = surface_dice(target, session.masks, volume.spacing_mm)
+        assert [dice(target, session.masks), nsd] == scores
     assert np.array_equal(result.masks, session.masks)
 
 
 def test_an_empty_target_or_one_of_another_grid_is_refused(networks, target):
-    volume = white_on(target)
-    with pytest.raises(ValueError, match=r"something in it, got shape .* with 0 voxels"):
-        evaluate(volume, np.zeros_like(target), networks)
-    with pytest.raises(ValueError, match=r"mask of shape \(7, 32, 48\)"):
-        evaluate(volume, target[:6], networks)
+    for wrong in (np.zeros_like(target), target[:6]):
+        with pytest.raises(ValueError, match=rf"{len(wrong)}, 32, 48.* {wrong.sum()} voxels"):
+            evaluate(white_on(target), wrong, networks)
 
 
 @pytest.fixture
@@ -227,32 +203,17 @@ def case(tmp_path, target):
     return Case("a", *paths, {"spleen": 1, "liver": 3}, "twin", True)
 
 
-def propagations(monkeypatch, target):
-    """Propagation that finds the target, and a list that gets longer at each."""
-    calls = []
-
-    def propagate(network, features, slices, prompt_slice, given, options):
-        calls.append(prompt_slice)
-        for index in set(range(slices)) - {prompt_slice}:
-            yield index, torch.from_numpy(target[index]).float()
-
-    monkeypatch.setattr("limnet.method.propagation.propagate", propagate)
-    return calls
-
-
 def test_cases_are_evaluated_organ_by_organ_where_there_is_one(
     monkeypatch, networks, target, case, tmp_path
 ):
-    propagations(monkeypatch, np.zeros_like(target))
+    propagates(monkeypatch, [np.zeros_like(target)] * 2)
     organs = ["liver", "spleen"]
     [result] = evaluate_cases([case], organs, networks, tmp_path / "cache", rounds=2)
     assert (result.case, result.organ) == (case, "liver")
     expected = evaluate(case.load()[0], target, networks, rounds=2)
-    assert [row["dice"] for row in result.rows()] == list(expected.dice)
-    assert [row["round"] for row in result.rows()] == [1, 2]
-    assert {(row["collection"], row["case"], row["organ"]) for row in result.rows()} == {
-        ("twin", "a", "liver")
-    }
+    for index, row in enumerate(result.rows()):
+        assert row["dice"] == expected.dice[index] and row["round"] == index + 1
+        assert [row[name] for name in ("collection", "case", "organ")] == ["twin", "a", "liver"]
 
 
 def test_what_was_evaluated_before_is_not_computed_again(
@@ -262,7 +223,7 @@ def test_what_was_evaluated_before_is_not_computed_again(
         [result] = evaluate_cases([case], ["liver"], networks, tmp_path / "cache", **options)
         return result.evaluation
 
-    calls = propagations(monkeypatch, np.zeros_like(target))
+    calls = propagates(monkeypatch, [np.zeros_like(target)] * 2)
     first, again = evaluated(rounds=2), evaluated(rounds=2)
     assert len(calls) == 2
     for name in (*ROUND_COLUMNS, "clicks"):
@@ -280,50 +241,36 @@ def test_what_was_evaluated_before_is_not_computed_again(
     assert len(calls) == 8  # other weights
 
 
-def test_another_method_is_evaluated_with_the_clicks_of_the_networks(
+def test_another_method_is_evaluated_with_the_clicks_of_the_networks_and_found_by_its_digest(
     monkeypatch, networks, target, case, tmp_path
 ):
-    calls, asked = propagations(monkeypatch, np.zeros_like(target)), []
-
-    def nothing(volume, clicks):
-        asked.append(tuple(clicks))
-        return np.zeros(volume.images.shape[:3], dtype=bool)
-
-    options = {"rounds": 2, "segment": nothing}
-    for _ in range(2):
-        [result] = evaluate_cases([case], None, networks, tmp_path / "cache", **options)
-    assert result.evaluation.dice == (0, 0) and result.organ == "liver"
-    assert len(calls) == 2 and len(asked) == 2  # the second time both come from the cache
-    expected = evaluate(case.load()[0], target, networks, rounds=2).clicks
-    assert asked == [expected[:1], expected]
-
-
-def test_another_method_is_found_again_by_its_digest(monkeypatch, networks, target, case, tmp_path):
-    propagations(monkeypatch, np.zeros_like(target))
-    asked = []
+    calls, asked = propagates(monkeypatch, [np.zeros_like(target)] * 2), []
 
     class Nothing:
         def __init__(self, digest):
             self.digest = digest
 
         def __call__(self, volume, clicks):
-            asked.append(self.digest)
+            asked.append((self.digest, tuple(clicks)))
             return np.zeros(volume.images.shape[:3], dtype=bool)
 
     for digest in ("a", "b", "a"):
-        options = {"rounds": 1, "segment": Nothing(digest)}
-        list(evaluate_cases([case], None, networks, tmp_path / "cache", **options))
-    assert asked == ["a", "b"]
+        options = {"rounds": 2, "segment": Nothing(digest)}
+        [result] = evaluate_cases([case], None, networks, tmp_path / "cache", **options)
+    assert result.evaluation.dice == (0, 0) and result.organ == "liver"
+    clicks = evaluate(case.load()[0], target, networks, rounds=2).clicks
+    assert asked == [(digest, clicks[:count]) for digest in "ab" for count in (1, 2)]
+    assert len(calls) == 4  # two of them here
 
 
-def test_only_the_largest_slice_is_evaluated_on_demand(networks, target, case, tmp_path):
+def test_only_the_largest_slice_is_evaluated_on_demand(networks, case, tmp_path):
     options = {"rounds": 2, "only_largest_slice": True}
     [result] = evaluate_cases([case], ["liver"], networks, tmp_path / "cache", **options)
     assert result.evaluation.masks.shape == (1, 256, 256)
 
 
 def test_a_damaged_result_is_computed_again(monkeypatch, networks, target, case, tmp_path):
-    calls = propagations(monkeypatch, target)
+    calls = propagates(monkeypatch, [target])
     for _ in range(2):
         list(evaluate_cases([case], ["liver"], networks, tmp_path / "cache", rounds=1))
         [stored] = (tmp_path / "cache").iterdir()

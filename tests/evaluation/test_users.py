@@ -7,7 +7,7 @@ import pytest
 from limnet.evaluation.users import next_click, next_click_on_slice
 from limnet.method.prompts import Click
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 GEOMETRY = json.loads((PARITY / "ritm_geometry.json").read_text())
 
 
