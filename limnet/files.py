@@ -1,7 +1,10 @@
-"""Files that are there in full or not at all, whatever kills the process or the machine."""
+"""Files that are there in full or not at all, their SHA-256, and the memory of this process."""
 
 import hashlib
 import os
+import re
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +28,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is there in full or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that is there in full or not at all; text becomes UTF-8."""
     with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def content_hash(path: str | Path) -> str:
+def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files in a folder."""
     path = Path(path)
     if path.is_file():
@@ -41,5 +44,19 @@ def content_hash(path: str | Path) -> str:
         raise FileNotFoundError(f"only a file or folder that exists has a hash, got {path}")
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{content_hash(file)}\n".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held in memory.
+
+    On Linux `getrusage` will not do: its peak may be that of the process which started this one
+    (getrusage(2): usage is preserved across an execve).
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "")
+    if found:
+        return 1024 * int(found[1])
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used  # macOS counts bytes

@@ -1,4 +1,4 @@
-"""How good a mask is (Dice, IoU, surface Dice) and how many clicks it took (paper, section III)."""
+"""How good a mask is (Dice, surface Dice) and how many clicks it took (paper, section III)."""
 
 from collections.abc import Sequence
 
@@ -20,17 +20,6 @@ def dice(first: Mask, second: Mask) -> float:
     _check(first, second)
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * np.count_nonzero(first & second) / total if total else 1.0
-
-
-def iou(first: Mask, second: Mask) -> float:
-    """Intersection over union: |A and B| / |A or B|; 1 if both masks are empty.
-
-    Raises:
-        ValueError: the masks are not bool or differ in shape.
-    """
-    _check(first, second)
-    union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 1.0
 
 
 def surface_dice(

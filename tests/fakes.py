@@ -72,7 +72,7 @@ class Brighter(PropagationNet):
         brightness = images[:, :1] * 0.229 + 0.485
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(brightness, 4))
 
-    def prepare(self, features):
+    def precompute(self, features):
         return SliceEncoding(*features[:4], *features[3:])
 
     def encode_value(self, images, parts, sensory, mask, others, *, update_sensory):

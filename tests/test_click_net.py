@@ -4,10 +4,10 @@ import parity
 import pytest
 import torch
 
-from limnet.networks.checkpoints import load_ritm
 from limnet.networks.click_net import ClickNet, ClickNetConfig
 from limnet.networks.hrnet import HRNetConfig
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import normalise
+from limnet.networks.official import load_ritm
 
 TINY = ClickNetConfig(
     HRNetConfig(

@@ -3,8 +3,7 @@ from dataclasses import replace
 import torch
 from test_click_net import TINY
 
-from limnet.networks.click_net import ClickNet
-from limnet.networks.detail_head import DetailHead
+from limnet.networks.click_net import ClickNet, DetailHead
 
 
 def test_every_pixel_of_any_size_gets_a_correction():

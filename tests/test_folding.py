@@ -38,7 +38,7 @@ def answers(networks, generator, fold):
         fold, (networks.click_net, networks.propagation_net, networks.quality_net)
     )
     with torch.inference_mode():
-        parts = moving.prepare(moving.encode_key(images))
+        parts = moving.precompute(moving.encode_key(images))
         sensory = images.new_zeros(2, moving.config.hidden_dim, 4, 3)
         value, sensory = moving.encode_value(
             images, parts, sensory, first, second, update_sensory=True
@@ -87,7 +87,7 @@ def test_what_goes_into_memory_is_as_exact_as_the_network_asks(networks, generat
     images, mask, others = slices(generator.manual_seed(0))
     memorized = []
     for net in (asked, fuse_batchnorm(asked, torch.bfloat16)):
-        parts = net.prepare(net.encode_key(images))
+        parts = net.precompute(net.encode_key(images))
         sensory = torch.zeros(2, net.config.hidden_dim, 4, 3)
         value, _ = net.encode_value(images, parts, sensory, mask, others, update_sensory=True)
         logits, sensory = net.decode(parts, value, sensory, update_sensory=True)

@@ -2,9 +2,8 @@ import parity
 import pytest
 import torch
 
-from limnet.networks.checkpoints import load_ritm
-from limnet.networks.hrnet import HRNet, HRNetConfig, OCRHead
-from limnet.networks.resizing import resize
+from limnet.networks.hrnet import HRNet, HRNetConfig, OCRHead, resize
+from limnet.networks.official import load_ritm
 
 TINY = HRNetConfig(
     width=4,

@@ -5,7 +5,6 @@ import torch
 from limnet.metrics import (
     bootstrap_interval,
     dice,
-    iou,
     mean_slice_dice,
     number_of_clicks,
     surface_dice,
@@ -28,11 +27,7 @@ def test_dice_is_twice_the_overlap_over_the_sum():
     assert dice(FIRST, SECOND) == 2 * 2 / (3 + 4)
 
 
-def test_iou_is_the_overlap_over_the_union():
-    assert iou(FIRST, SECOND) == 2 / 5
-
-
-@pytest.mark.parametrize("score", [dice, iou, lambda a, b: surface_dice(a, b, (1.0, 1.0))])
+@pytest.mark.parametrize("score", [dice, lambda a, b: surface_dice(a, b, (1.0, 1.0))])
 def test_two_empty_masks_agree_and_one_empty_mask_does_not(score):
     assert score(NOTHING, NOTHING) == 1.0
     assert score(FIRST, NOTHING) == score(NOTHING, FIRST) == 0.0
@@ -112,7 +107,7 @@ def test_target_and_limit_can_be_chosen():
         number_of_clicks([0.5], limit=0)
 
 
-@pytest.mark.parametrize("score", [dice, iou, lambda a, b: surface_dice(a, b, (1.0, 1.0))])
+@pytest.mark.parametrize("score", [dice, lambda a, b: surface_dice(a, b, (1.0, 1.0))])
 def test_masks_of_two_shapes_are_refused(score):
     with pytest.raises(ValueError, match=r"same shape, got \(2, 3\) and \(3, 2\)"):
         score(FIRST, FIRST.T)

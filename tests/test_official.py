@@ -9,12 +9,18 @@ import torch
 from test_click_net import TINY as TINY_CLICK_NET
 from test_propagation_net import TINY as TINY_PROPAGATION_NET
 
-from limnet.networks import checkpoints, official
-from limnet.networks.checkpoints import LITE_FOLDER, load_networks, load_ritm, read_metadata
+from limnet.networks import official
+from limnet.networks.checkpoints import LITE_FOLDER, load_networks, read_metadata
 from limnet.networks.click_net import ClickNet
-from limnet.networks.official import OFFICIAL, convert_official, is_converted
+from limnet.networks.official import (
+    OFFICIAL,
+    convert_official,
+    is_converted,
+    load_ritm,
+    ritm_key_map,
+    xmem_key_map,
+)
 from limnet.networks.propagation_net import PropagationNet
-from limnet.networks.published import ritm_key_map, xmem_key_map
 
 # as RITM's isegm/utils/serialization.py writes it: text, numbers and truth values, classes by name
 RITM_CONFIG = {
@@ -42,8 +48,8 @@ def published_state(name, network, key_map):
 @pytest.fixture
 def tiny(monkeypatch):
     """Published networks that are tiny: file -> content."""
-    monkeypatch.setattr(checkpoints, "ClickNetConfig", lambda: TINY_CLICK_NET)
-    monkeypatch.setattr(checkpoints, "PropagationNetConfig", lambda: TINY_PROPAGATION_NET)
+    monkeypatch.setattr(official, "ClickNetConfig", lambda: TINY_CLICK_NET)
+    monkeypatch.setattr(official, "PropagationNetConfig", lambda: TINY_PROPAGATION_NET)
     monkeypatch.setattr(official, "LARGEST", 1000)
     for name, weights in OFFICIAL.items():
         monkeypatch.setitem(OFFICIAL, name, replace(weights, tensor_bytes=1000))

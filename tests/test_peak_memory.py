@@ -1,6 +1,6 @@
 import numpy as np
 
-from limnet.peak_memory import peak_memory
+from limnet.files import peak_memory
 
 
 def test_peak_memory_rises_with_what_a_process_holds():

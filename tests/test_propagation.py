@@ -7,8 +7,9 @@ from parity import answers, normal, rectangle, xmem_weights
 from limnet.method.features import SliceFeature, encode_slices
 from limnet.method.memory import Memory, MemoryConfig
 from limnet.method.passes import PropagationOptions, propagate, propagate_pass
-from limnet.networks.checkpoints import lite, load_xmem
+from limnet.networks.checkpoints import lite
 from limnet.networks.inference import fuse_batchnorm
+from limnet.networks.official import load_xmem
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceEncoding
 
 

@@ -2,7 +2,7 @@ import parity
 import pytest
 import torch
 
-from limnet.networks.checkpoints import load_xmem
+from limnet.networks.official import load_xmem
 from limnet.networks.propagation_net import (
     Gate,
     PropagationNet,
@@ -67,7 +67,7 @@ def test_values_are_those_of_xmem(xmem, frame, keys, official, update, suffix):
     mask = parity.rectangle(30, 60, 40, 80)
     sensory = torch.zeros(1, 64, 6, 8)
     value, sensory = xmem.encode_value(
-        frame, xmem.prepare(keys), sensory, mask, torch.zeros_like(mask), update_sensory=update
+        frame, xmem.precompute(keys), sensory, mask, torch.zeros_like(mask), update_sensory=update
     )
     close(value, official[f"value{suffix}"][0])
     close(sensory, official[f"hidden{suffix}"][0])
@@ -79,7 +79,7 @@ def test_two_objects_are_a_batch(xmem, frame, keys, official):
     sensory = 0.3 * parity.normal("xmem.h2", 1, 2, 64, 6, 8)[0]
     value, sensory = xmem.encode_value(
         frame.expand(2, -1, -1, -1),
-        SliceEncoding(*(part.expand(2, -1, -1, -1) for part in xmem.prepare(keys))),
+        SliceEncoding(*(part.expand(2, -1, -1, -1) for part in xmem.precompute(keys))),
         sensory,
         masks,
         masks.flip(0),
@@ -94,7 +94,7 @@ def test_two_objects_are_a_batch(xmem, frame, keys, official):
 def test_decoded_masks_are_those_of_xmem(xmem, keys, official, objects, case, suffix):
     readout = parity.normal(f"xmem.readout{suffix}", 1, objects, 512, 6, 8)[0]
     sensory = 0.5 * parity.normal(f"xmem.hidden{suffix}", 1, objects, 64, 6, 8)[0]
-    parts = SliceEncoding(*(part.expand(objects, -1, -1, -1) for part in xmem.prepare(keys)))
+    parts = SliceEncoding(*(part.expand(objects, -1, -1, -1) for part in xmem.precompute(keys)))
     logits, sensory = xmem.decode(parts, readout, sensory, update_sensory=True)
     together = aggregate(logits.sigmoid()[:, 0])
     close(sensory, official[f"{case}_hidden"][0])
@@ -133,7 +133,7 @@ def test_sensory_memory_stays_when_it_is_not_to_change():
     net = PropagationNet(TINY).eval()
     keys = net.encode_key(torch.rand(1, 3, 32, 48))
     sensory, readout = torch.rand(1, 5, 2, 3), torch.rand(1, 16, 2, 3)
-    parts = net.prepare(keys)
+    parts = net.precompute(keys)
     logits, after = net.decode(parts, readout, sensory, update_sensory=False)
     changed_logits, changed = net.decode(parts, readout, sensory, update_sensory=True)
     assert logits.shape == (1, 1, 32, 48)

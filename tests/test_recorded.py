@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from limnet.networks import recorded
-from limnet.networks.recorded import replay
+from limnet.networks import inference
+from limnet.networks.inference import replay_graph
 
 
 class Graph:
@@ -66,34 +66,34 @@ class Doubling:
 def test_a_recording_answers_for_the_newest_inputs_without_python(gpu):
     function, network = Doubling(), nn.Identity()
     for value in (1.0, 5.0, 7.0):
-        [doubled] = replay(network, "double", function, [torch.full((3,), value)])
+        [doubled] = replay_graph(network, "double", function, [torch.full((3,), value)])
         assert doubled.tolist() == [2 * value] * 3
-    assert function.calls == recorded.WARM_UPS + 1
+    assert function.calls == inference.WARM_UPS + 1
 
 
 def test_what_came_out_stays_when_the_next_call_comes(gpu):
     function, network = Doubling(), nn.Identity()
-    [first] = replay(network, "double", function, [torch.ones(2)])
-    replay(network, "double", function, [torch.zeros(2)])
+    [first] = replay_graph(network, "double", function, [torch.ones(2)])
+    replay_graph(network, "double", function, [torch.zeros(2)])
     assert first.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("other", [torch.ones(3), torch.ones(2, dtype=torch.float64)])
 def test_inputs_of_another_size_or_type_are_recorded_anew(gpu, other):
     function, network = Doubling(), nn.Identity()
-    replay(network, "double", function, [torch.ones(2)])
-    [doubled] = replay(network, "double", function, [other])
+    replay_graph(network, "double", function, [torch.ones(2)])
+    [doubled] = replay_graph(network, "double", function, [other])
     assert doubled.shape == other.shape and doubled.dtype == other.dtype
-    assert function.calls == 2 * (recorded.WARM_UPS + 1)
+    assert function.calls == 2 * (inference.WARM_UPS + 1)
 
 
 def test_recordings_go_with_their_network(gpu):
     network = nn.Identity()
-    before = len(recorded._recordings)
-    replay(network, "double", Doubling(), [torch.ones(2)])
-    assert len(recorded._recordings) == before + 1
+    before = len(inference._recordings)
+    replay_graph(network, "double", Doubling(), [torch.ones(2)])
+    assert len(inference._recordings) == before + 1
     del network
-    assert len(recorded._recordings) == before
+    assert len(inference._recordings) == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -102,5 +102,5 @@ def test_a_gpu_gives_what_it_gives_without_a_recording():
     for seed in range(3):
         torch.manual_seed(seed)
         image = torch.rand(1, 3, 8, 8, device="cuda")
-        [found] = replay(network, "all", lambda x: (network(x),), [image])
+        [found] = replay_graph(network, "all", lambda x: (network(x),), [image])
         assert torch.allclose(found, network(image), atol=1e-5)

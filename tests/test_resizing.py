@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from limnet.networks.resizing import convolve_and_resize, resize, resize_and_convolve
+from limnet.networks.hrnet import convolve_and_resize, resize, resize_and_convolve
 
 CHANNELS = (3, 4, 5, 6)
 GRIDS = [(16, 24), (8, 12), (4, 6), (2, 3)]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from limnet.files import content_hash
+from limnet.files import sha256_of
 from limnet.reports import results
 from limnet.reports.results import (
     comparison,
@@ -191,11 +191,11 @@ def test_a_write_that_fails_leaves_the_old_result(tmp_path, monkeypatch):
     _, json_path = write_results(tmp_path, "table", [{"dice": 0.5}], {})
     old = json_path.read_text()
 
-    def full(path, text, **_):
-        path.write_bytes(b"half of it")
+    def full(path, content):
+        path.touch()
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         write_results(tmp_path, "table", [{"dice": 0.9}], {})
     assert json_path.read_text() == old
@@ -227,8 +227,8 @@ def test_provenance_names_everything_a_result_depends_on(tmp_path):
         started=time.perf_counter() - 2.0,
     )
     assert origin["parameters"] == {"cases": 4, "rate": 0.5, "folder": str(tmp_path)}
-    assert origin["weights_sha256"] == {"lite": content_hash(weights)}
-    assert origin["data_sha256"] == {"case": content_hash(tmp_path / "case")}
+    assert origin["weights_sha256"] == {"lite": sha256_of(weights)}
+    assert origin["data_sha256"] == {"case": sha256_of(tmp_path / "case")}
     assert origin["seed"] == 7
     assert 2.0 <= origin["wall_seconds"] < 10.0
     assert origin["versions"]["torch"].startswith("2.")
@@ -261,13 +261,13 @@ def test_the_commit_is_that_of_the_checkout_and_none_without_one(tmp_path, monke
 
 def test_the_hash_of_a_folder_sees_names_and_contents(tmp_path):
     (tmp_path / "a").write_text("1")
-    first = content_hash(tmp_path)
+    first = sha256_of(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    renamed = content_hash(tmp_path)
+    renamed = sha256_of(tmp_path)
     (tmp_path / "b").write_text("2")
-    assert len({first, renamed, content_hash(tmp_path)}) == 3
+    assert len({first, renamed, sha256_of(tmp_path)}) == 3
     with pytest.raises(FileNotFoundError, match=r"got .*missing"):
-        content_hash(tmp_path / "missing")
+        sha256_of(tmp_path / "missing")
 
 
 def test_reports_go_to_the_checkout_unless_the_environment_names_a_folder(tmp_path, monkeypatch):

@@ -422,7 +422,7 @@ import sys
 import numpy as np
 from fakes import fakes
 from limnet.method.prompts import Click
-from limnet.peak_memory import peak_memory
+from limnet.files import peak_memory
 from limnet.method.session import Session
 from limnet.volumes import Volume
 

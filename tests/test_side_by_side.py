@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from limnet.networks.side_by_side import AHEAD, parallel_map
+from limnet.networks.inference import AHEAD, parallel_map
 
 CPU = torch.device("cpu")
 PATIENCE = 10  # seconds that a test waits for another thread before it fails

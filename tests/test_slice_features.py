@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from limnet.method.close_up import CloseUp
 from limnet.method.features import Resizer, SliceFeatures, symmetric_padding
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import normalise
 from limnet.networks.propagation_net import (
     KeyFeatures,
     PropagationNet,
@@ -32,7 +32,7 @@ class Counts(PropagationNet):
         one = images.new_ones(len(images), 1, 1, 1)
         return KeyFeatures(one, one, one, one, one, functional.pixel_unshuffle(images, 4))
 
-    def prepare(self, features):
+    def precompute(self, features):
         return SliceEncoding(*features[:4], *features[3:])
 
 

@@ -82,7 +82,6 @@ def test_a_volume_in_its_file_is_the_one_in_memory(affine, dtype, slope, tmp_pat
     assert np.array_equal(there.rgb([1, 0]), here.rgb([1, 0]))
     assert np.array_equal(there.rgb(), here.rgb())
     assert (there.digest, there.modality, there.window) == (here.digest, here.modality, here.window)
-    assert there.with_window(None).window == here.window
 
 
 def test_only_whole_numbers_as_they_are_used_are_a_plain_memory_map(tmp_path):

@@ -21,7 +21,7 @@ from limnet.data.collections import PERMISSION, collection_cases
 from limnet.data.data_set import DataSet, Split
 from limnet.data.image_set import ImageSet
 from limnet.data.labelled_image import LabelledImage
-from limnet.files import content_hash
+from limnet.files import sha256_of
 
 LOOKED_AT = 200  # images of a 2D set whose headers are read by default, spread over all of them
 UNREADABLE = (
@@ -168,7 +168,7 @@ def _files(folder: Path, data_root: Path, items: Iterable[Case | LabelledImage])
 
 
 def _hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    return {file.relative_to(folder).as_posix(): content_hash(file) for file in files}
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
 def _rows(items: Sequence[Case | LabelledImage], thorough: bool) -> Iterator[dict[str, Any]]:

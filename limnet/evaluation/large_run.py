@@ -24,9 +24,8 @@ from limnet.data import DATA_SETS, Case, Chosen, collection_cases
 from limnet.evaluation.evaluate import PROTOCOL, EvaluationOptions, LoadedCase
 from limnet.evaluation.run_tables import Plan, TaskResult
 from limnet.evaluation.workers import connect, local_workers
-from limnet.files import write_whole
+from limnet.files import peak_memory, write_whole
 from limnet.networks.checkpoints import LimNet, load_networks
-from limnet.peak_memory import peak_memory
 
 RECORDS = "large_run"  # folder in the cache
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limnet.method.close_up import CloseUp
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import normalise
 from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceEncoding
 from limnet.volumes import Volume
 
@@ -245,7 +245,7 @@ def encode_slices(
     network: PropagationNet, frames: Float[Tensor, "batch 3 height width"]
 ) -> list[SliceFeature]:
     """The features of each of some padded slices."""
-    parts = network.prepare(network.encode_key(frames))
+    parts = network.precompute(network.encode_key(frames))
     if len(frames) == 1:
         return [SliceFeature(frames, parts)]
     # cloned: a view would keep all slices in memory for as long as one of them stays

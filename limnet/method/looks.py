@@ -22,7 +22,7 @@ from limnet.method.refinement import (
     check_clicks,
     predict_prompt,
 )
-from limnet.networks.side_by_side import parallel_map
+from limnet.networks.inference import parallel_map
 
 HEART = 0.9  # of a mask's depth: a negative click deeper than that denies all of it
 # of one click, each with the mask of the one before: the first sees where the object is, the

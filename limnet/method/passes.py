@@ -10,8 +10,8 @@ from torch import Tensor
 
 from limnet.method.features import SliceFeature
 from limnet.method.memory import Memory, MemoryConfig
+from limnet.networks.inference import replay_graph
 from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
-from limnet.networks.recorded import replay
 
 Probability = Float[Tensor, "height width"]  # of one slice, padded as its features are
 
@@ -38,7 +38,7 @@ class PropagationOptions:
     close_up: bool | None = None
     # whether a GPU runs decoder and value encoder as CUDA graphs (`recorded`); a CPU never does
     recorded: bool = True
-    # whether a CPU looks at propagated masks on threads of their own (`side_by_side`)
+    # whether a CPU looks at propagated masks on threads of their own (`parallel_map`)
     parallel_map: bool = True
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
@@ -167,7 +167,7 @@ def _run(
 ) -> tuple[Tensor, ...]:
     """What the function makes of the inputs, on a GPU as it was recorded."""
     if options.recorded and inputs[0].device.type == "cuda":
-        return replay(network, name, function, inputs)
+        return replay_graph(network, name, function, inputs)
     return function(*inputs)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from limnet.method.close_up import CloseUp
 from limnet.method.features import SliceFeatures
 from limnet.method.passes import PropagationOptions, propagate
+from limnet.networks.inference import parallel_map
 from limnet.networks.propagation_net import PropagationNet
-from limnet.networks.side_by_side import parallel_map
 from limnet.volumes.masks import Mask, PackedMask, PackedMasks
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
@@ -54,7 +54,7 @@ def propagate_masks(
         arrived: gets each mask when it is there; again, if the close-up had to grow.
         again: sees each slice once more before its mask is kept, and alone: what it says is then
             smoothed across slices. Memory keeps what was propagated. On a CPU it is called by
-            several threads at once (`PropagationOptions.side_by_side`).
+            several threads at once (`PropagationOptions.parallel_map`).
         ended: gets the last slice that a pass looked at, where the object ended before the volume.
     """
     options = options or PropagationOptions()

@@ -1,17 +1,16 @@
 """The three networks together, and how they are saved and loaded.
 
 Our files are safetensors whose metadata name the network and its configuration, so that nothing
-but the file is needed to rebuild it. Published RITM and XMem files are read through key maps.
+but the file is needed to rebuild it.
 """
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +22,6 @@ from limnet.networks.click_net import ClickNet, ClickNetConfig
 from limnet.networks.hrnet import HRNetConfig
 from limnet.networks.inference import fuse_batchnorm
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
-from limnet.networks.published import ritm_state, xmem_state
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 
 Network = ClickNet | PropagationNet | QualityNet
@@ -94,7 +92,7 @@ class LimNet:
         return sha256.hexdigest()
 
     def fuse_batchnorm(self, dtype: torch.dtype = torch.float32) -> "LimNet":
-        """The same networks made for inference (`folding.folded`)."""
+        """The same networks made for inference (`inference.fuse_batchnorm`)."""
         names = ("click_net", "propagation_net", "quality_net")
         return replace(self, **{name: fuse_batchnorm(getattr(self, name), dtype) for name in names})
 
@@ -181,7 +179,7 @@ def load_networks(
             a folder. A folder holds one file of each kind: `click*.safetensors`,
             `propagation*.safetensors` and `quality*.safetensors`.
         dtype: what folded networks compute in; bfloat16 is faster on some processors.
-        fold: False leaves them as they were trained (`folding.folded`), in float32, slower.
+        fold: False leaves them as they were trained (`fuse_batchnorm`), in float32.
 
     Raises:
         FileNotFoundError: the folder or one of its three files is missing.
@@ -258,8 +256,8 @@ def load_network(path: str | Path) -> Network:
         )
     network_class, config_class = KINDS[metadata["kind"]]
     try:
-        config = _read_config(config_class, json.loads(metadata["config"]))
-        return _fill(network_class, config, load_file(path), str(path))
+        config = _read(json.loads(metadata["config"]), config_class(), "config")
+        return fill(network_class, config, load_file(path), str(path))
     except RecursionError as error:
         raise ValueError(f"{path} has a config that is nested too deeply") from error
 
@@ -280,27 +278,6 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise ValueError(f"{path} must be a whole safetensors file: {error}") from error
 
 
-def load_ritm(source: str | Path | Mapping[str, Any]) -> ClickNet:
-    """A click net with published weights of RITM, in eval mode; see `published.ritm_state`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: keys or shapes are not those of the published network.
-    """
-    return _fill(ClickNet, ClickNetConfig(), *ritm_state(source))
-
-
-def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
-    """A propagation net with published weights of XMem, in eval mode; see `published.xmem_state`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: keys or shapes are not those of the published network, or it was trained
-            without sensory memory.
-    """
-    return _fill(PropagationNet, PropagationNetConfig(), *xmem_state(source))
-
-
 def _as_earlier(config: Any) -> str:
     """A configuration in its earlier names, so that journals of earlier versions know it."""
     text = str(config)
@@ -309,7 +286,7 @@ def _as_earlier(config: Any) -> str:
     return text
 
 
-def _fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origin: str) -> Any:
+def fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origin: str) -> Any:
     """The network of a configuration with these tensors, if they are exactly those it needs."""
     with torch.device("meta"):  # no memory is spent before the tensors have proved to fit
         network = network_class(config)
@@ -340,27 +317,19 @@ def _fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origi
     return network.eval()
 
 
-def _read_config(config_class: type, values: Any) -> Any:
-    """A configuration from JSON, every field of the right kind; older files lack OPTIONAL ones."""
-    kinds = {field.name: field.type for field in fields(config_class)}
-    if isinstance(values, dict):
-        values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
-    needed = kinds.keys() - OPTIONAL
-    if not isinstance(values, dict) or not needed <= values.keys() <= kinds.keys():
-        raise ValueError(f"{config_class.__name__} needs {', '.join(kinds)}, got {values!r:.200}")
-    return config_class(**{name: _read_value(kinds[name], values[name], name) for name in values})
-
-
-def _read_value(kind: Any, value: Any, name: str) -> Any:
-    if is_dataclass(kind):
-        return _read_config(kind, value)
-    if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(get_args(kind)):
-        return tuple(_read_value(*pair, name) for pair in zip(get_args(kind), value, strict=True))
-    least = 0 if name in OPTIONAL else 1
-    if kind is int and type(value) is int and least <= value <= LARGEST_NUMBER:
-        return value
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if kind in (str, bool) and type(value) is kind:
-        return value
-    raise ValueError(f"{name} must be a {kind} in range, got {value!r:.200}")
+def _read(value: Any, default: Any, name: str) -> Any:
+    """A value from JSON of the kind of the default. Files are not trusted: numbers are bounded."""
+    if is_dataclass(default) and isinstance(value, dict):
+        defaults = vars(default)
+        value = {EARLIER_NAMES.get(field, field): each for field, each in value.items()}
+        if not defaults.keys() - OPTIONAL <= value.keys() <= defaults.keys():
+            raise ValueError(f"{name} must have the fields {[*defaults]}, got {value!r:.200}")
+        read = {field: _read(each, defaults[field], field) for field, each in value.items()}
+        return replace(default, **read)
+    if type(default) is tuple and isinstance(value, list) and len(value) == len(default):
+        return tuple(_read(*each, name) for each in zip(value, default, strict=True))
+    kinds = (int, float) if type(default) is float else (type(default),)
+    least = {int: int(name not in OPTIONAL), float: -LARGEST_NUMBER}.get(type(default))
+    if type(value) in kinds and (least is None or least <= value <= LARGEST_NUMBER):
+        return type(default)(value)
+    raise ValueError(f"{name} must be a {type(default).__name__} in range, got {value!r:.200}")

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limnet.networks.detail_head import DetailHead
-from limnet.networks.hrnet import HRNet, HRNetConfig
-from limnet.networks.layers import convolution, initialise
-from limnet.networks.normalisation import normalise
-from limnet.networks.resizing import resize
+from limnet.networks.hrnet import HRNet, HRNetConfig, resize
+from limnet.networks.layers import activated_convolution, convolution, initialise, normalise
 
 
 @dataclass(frozen=True)
@@ -81,3 +79,33 @@ class ClickNet(nn.Module):
         if self.detail is not None:
             mask = mask + self.detail(head.context, stem, torch.cat([images, maps], dim=1))
         return ClickLogits(mask.float(), auxiliary.float())
+
+
+class DetailHead(nn.Module):
+    """A correction to the logits, found on half and then on all of the slice's pixels.
+
+    The stride-4 grid of an HRNet cannot show thin walls and the exact border. RITM answers on this
+    grid, which is enough at 400 pixels and too coarse for the small crops that a CPU can afford.
+    """
+
+    def __init__(self, context_channels: int, stem_channels: int, channels: int) -> None:
+        super().__init__()
+        inputs = 6  # three colours, the previous mask, positive and negative clicks
+        self.reduce = convolution(context_channels, channels, 1)
+        self.on_half = activated_convolution(channels + stem_channels, channels)
+        self.on_full = activated_convolution(channels + inputs, channels)
+        self.correct = convolution(channels, 1, 3, bias=True)
+
+    def forward(
+        self,
+        context: Float[Tensor, "batch context quarter_height quarter_width"],
+        stem: Float[Tensor, "batch stem half_height half_width"],
+        inputs: Float[Tensor, "batch 6 height width"],
+    ) -> Float[Tensor, "batch 1 height width"]:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)  # as folded weights have it
+        features = self.on_half(torch.cat([_enlarge(self.reduce(context), stem), stem], dim=1))
+        return self.correct(self.on_full(torch.cat([_enlarge(features, inputs), inputs], dim=1)))
+
+
+def _enlarge(features: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(features, like.shape[-2:], mode="bilinear", align_corners=False)

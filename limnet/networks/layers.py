@@ -1,7 +1,7 @@
-"""Residual blocks and the ResNets made of them (He et al., 2016; stride on the 3 x 3 convolution).
+"""What the three networks share: residual blocks and ResNets (He et al., 2016), ImageNet's colours.
 
-HRNet shares the blocks; the encoders of the propagation network and the quality network share
-the whole trunk.
+The encoders of the propagation net and the quality net are ResNets; HRNet shares their blocks.
+Stride is on the 3 x 3 convolution.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+# colour statistics of ImageNet, which every pretrained backbone expects
+MEAN = (0.485, 0.456, 0.406)  # red, green, blue of images in [0, 1]
+STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def convolution(
@@ -148,3 +152,17 @@ def initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def normalise(
+    images: Float[Tensor, "batch 3 height width"], *, rgb: bool = True
+) -> Float[Tensor, "batch 3 height width"]:
+    """Shift and scale images in [0, 1] to ImageNet's mean 0 and standard deviation 1.
+
+    Args:
+        rgb: False for networks that have seen grey slices only: colours become their mean.
+    """
+    if not rgb:
+        images = images.mean(dim=1, keepdim=True).expand_as(images)
+    mean, deviation = images.new_tensor((MEAN, STANDARD_DEVIATION))[:, :, None, None]
+    return (images - mean) / deviation

@@ -4,18 +4,25 @@ Nobody published LIM-Net's own. Its click net began from RITM's, and its Table V
 propagation. The third network, the quality net, is the small one of `limnet/weights`.
 """
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from limnet.files import atomic_write
-from limnet.networks.checkpoints import KINDS, LITE_FOLDER, load_ritm, load_xmem, save_network
+import torch
+from torch import Tensor
+
+from limnet.files import sha256_of, write_whole
+from limnet.networks.checkpoints import KINDS, LITE_FOLDER, fill, save_network
+from limnet.networks.click_net import ClickNet, ClickNetConfig
+from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 
 PUBLISHED = "published"  # folder of the files as they were fetched
 COPIES = "copies"  # below it: files that are somebody else's copies of the published ones
 RITM_LICENCE = "MIT, Copyright (c) 2021 Samsung Electronics Co., Ltd."
 XMEM_LICENCE = "MIT, Copyright (c) 2024 Ho Kei Cheng"
 XMEM_RELEASE = "https://github.com/hkchengrex/XMem/releases/download/v1.0/"
+README = Path(__file__).with_suffix(".md")  # of what was converted, with the licence
 LARGEST = 1.05  # a file's bytes over its tensors' bytes; names and padding are less than 1 %
 
 
@@ -31,6 +38,48 @@ class PublishedWeights:
     licence: str
     tensor_bytes: int  # of the tensors that the network must have; the file is a little larger
 
+
+State = dict[str, Tensor]
+
+# (published, ours): parts of parameter names, replaced in this order
+ritm_key_map = (
+    ("feature_extractor.ocr_distri_head.object_context_block.", "hrnet.head."),
+    ("feature_extractor.ocr_distri_head.conv_bn_dropout.", "hrnet.head.join."),
+    ("feature_extractor.conv3x3_ocr.", "hrnet.head.features."),
+    ("feature_extractor.aux_head.", "hrnet.head.auxiliary."),
+    ("feature_extractor.cls_head.", "hrnet.head.classify."),
+    ("feature_extractor.transition1.", "hrnet.transitions.0."),
+    ("feature_extractor.transition2.", "hrnet.transitions.1."),
+    ("feature_extractor.transition3.", "hrnet.transitions.2."),
+    ("feature_extractor.stage2.", "hrnet.stages.0."),
+    ("feature_extractor.stage3.", "hrnet.stages.1."),
+    ("feature_extractor.stage4.", "hrnet.stages.2."),
+    ("feature_extractor.", "hrnet."),
+    ("maps_transform.3.scale", "maps_scale"),
+)
+xmem_key_map = (
+    ("key_proj.key_proj.", "key_projection."),
+    ("key_proj.d_proj.", "shrinkage_projection."),
+    ("key_proj.e_proj.", "selection_projection."),
+    ("key_encoder.res2.", "key_encoder.layers.0."),
+    ("value_encoder.layer1.", "value_encoder.layers.0."),
+    ("_encoder.layer2.", "_encoder.layers.1."),
+    ("_encoder.layer3.", "_encoder.layers.2."),
+    ("value_encoder.fuser.", "value_fuser."),
+    ("value_encoder.hidden_reinforce.", "value_gate."),
+    ("attention.ChannelGate.mlp.1.", "attention.channels.0."),
+    ("attention.ChannelGate.mlp.3.", "attention.channels.2."),
+    ("attention.SpatialGate.spatial.conv.", "attention.positions."),
+    ("decoder.up_16_8.skip_conv.", "decoder.skip8."),
+    ("decoder.up_16_8.out_conv.", "decoder.block8."),
+    ("decoder.up_8_4.skip_conv.", "decoder.skip4."),
+    ("decoder.up_8_4.out_conv.", "decoder.block4."),
+    ("decoder.pred.", "decoder.predict."),
+    ("decoder.hidden_update.g16_conv.", "decoder.sensory16."),
+    ("decoder.hidden_update.g8_conv.", "decoder.sensory8."),
+    ("decoder.hidden_update.g4_conv.", "decoder.sensory4."),
+    ("decoder.hidden_update.", "decoder.gate."),
+)
 
 OFFICIAL = {
     "click": PublishedWeights(
@@ -94,9 +143,9 @@ def convert_official(folder: str | Path) -> None:
         (folder / target / "README.md").unlink(missing_ok=True)
         for name in names:
             _convert(OFFICIAL[name], found[name], folder / target)
-        _write_whole(folder / target / quality.name, quality.read_bytes())
+        write_whole(folder / target / quality.name, quality.read_bytes())
         readme = _readme(target, {name: found[name] for name in names})
-        _write_whole(folder / target / "README.md", readme.encode())  # last: all is there
+        write_whole(folder / target / "README.md", readme)  # last: all is there
 
 
 def is_converted(folder: str | Path) -> bool:
@@ -129,7 +178,7 @@ def _convert(weights: PublishedWeights, path: Path, target: Path) -> None:
     network = {"click": load_ritm, "propagation": load_xmem}[weights.kind](path)
     about = {
         "source": _source(weights, path),
-        "source_sha256": _sha256(path),
+        "source_sha256": sha256_of(path),
         "licence": weights.licence,
         "trained_on": weights.trained_on,
     }
@@ -140,15 +189,10 @@ def _source(weights: PublishedWeights, path: Path) -> str:
     return weights.copy if path.parent.name == COPIES else weights.url
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _readme(target: str, found: dict[str, Path]) -> str:
     rows = [
         f"| `{weights.kind}.safetensors` | `{weights.file}` | {_source(weights, path)} "
-        f"| {path.stat().st_size:,} | `{_sha256(path)}` | {weights.trained_on} "
+        f"| {path.stat().st_size:,} | `{sha256_of(path)}` | {weights.trained_on} "
         f"| {weights.licence} |"
         for weights, path in ((OFFICIAL[name], path) for name, path in found.items())
     ]
@@ -158,53 +202,96 @@ def _readme(target: str, found: dict[str, Path]) -> str:
         for path in found.values()
         if path.parent.name == COPIES
     ]
-    return README.format(target=target, rows="\n".join(rows), copied="".join(copied))
+    return README.read_text(encoding="utf-8").format(
+        target=target, rows="\n".join(rows), copied="".join(copied)
+    )
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
-        partial.write_bytes(content)
+def load_ritm(source: str | Path | Mapping[str, Any]) -> ClickNet:
+    """A click net with published weights of RITM, in eval mode; see `ritm_state`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: keys or shapes are not those of the published network.
+    """
+    return fill(ClickNet, ClickNetConfig(), *ritm_state(source))
 
 
-README = """# Published weights of RITM and XMem, converted
+def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
+    """A propagation net with published weights of XMem, in eval mode; see `xmem_state`.
 
-Load them by `load_networks("weights/{target}")`. They are other people's work; limnet changed the
-tensors' names and the file format, no number in them.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: keys or shapes are not those of the published network, or it was trained
+            without sensory memory.
+    """
+    return fill(PropagationNet, PropagationNetConfig(), *xmem_state(source))
 
-| file | made of | source | bytes | SHA-256 of what was fetched | trained on | licence |
-| --- | --- | --- | --: | --- | --- | --- |
-{rows}
 
-The publishers state no digest and no exact size. What was checked: the size is that of the tensors
-and a little more, and every tensor that the network needs is there under its published name and
-with its shape, and no other. The SHA-256 above is what came here, for comparing with others. A file
-that was put into `published/` by hand is listed with the publishers' address all the same.
+def ritm_state(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
+    """The tensors of RITM's `coco_lvis_h32_itermask`, and where they came from.
 
-{copied}`quality_lite.safetensors` is limnet's own small quality net, a copy of the one in
-`limnet/weights` (MIT): nobody published one for LIM-Net. It was trained on rounds of limnet's small
-networks, not of these, so fusion of rounds with it says little about the paper's.
+    Args:
+        source: the file or what is in it; a bare state dict or one under "state_dict", with or
+            without the prefix "module." that parallel training leaves.
 
-The networks of RITM and XMem have seen photographs and videos. LIM-Net's authors trained theirs
-further on medical images and did not publish the result (section III-B): expect other numbers than
-the paper's. For Table VI they took XMem-s012, which is in `official-s012`.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no state dict.
+    """
+    state, origin = _read(source)
+    return _rename(state, ritm_key_map), origin
 
-## Licence of RITM and of XMem (MIT)
 
-Copyright (c) 2021 Samsung Electronics Co., Ltd.; Copyright (c) 2024 Ho Kei Cheng
+def xmem_state(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
+    """The tensors of an XMem file such as `XMem.pth`, and where they came from.
 
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
-associated documentation files (the "Software"), to deal in the Software without restriction,
-including without limitation the rights to use, copy, modify, merge, publish, distribute,
-sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
-furnished to do so, subject to the following conditions:
+    The first stage of XMem's training (`XMem-s0.pth`) knows one object only; the channel of the
+    other objects' masks is added with zero weights.
 
-The above copyright notice and this permission notice shall be included in all copies or substantial
-portions of the Software.
+    Args:
+        source: as for `ritm_state`; a training checkpoint ("network") will do as well.
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
-NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
-NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
-OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
-CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
-"""
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no state dict, or one without sensory memory.
+    """
+    state, origin = _read(source)
+    if state and not any(key.startswith("decoder.hidden_update.") for key in state):
+        raise ValueError(
+            f"{origin} must have sensory memory (keys decoder.hidden_update.*), got none; "
+            "use XMem.pth rather than XMem-no-sensory.pth"
+        )
+    first = state.get("value_encoder.conv1.weight")
+    if first is not None and first.ndim == 4 and first.shape[1] == 4:
+        others = torch.zeros_like(first[:, :1])
+        state["value_encoder.conv1.weight"] = torch.cat([first, others], dim=1)
+    return _rename(state, xmem_key_map), origin
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
+    origin = "the state dict" if isinstance(source, Mapping) else str(source)
+    if not isinstance(source, Mapping):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"no weights at {source}")
+        try:
+            source = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged files raise half a dozen kinds
+            raise ValueError(f"{origin} must be a PyTorch file of weights: {error}") from error
+    for wrapper in ("state_dict", "network"):
+        if isinstance(source, Mapping) and isinstance(source.get(wrapper), Mapping):
+            source = source[wrapper]
+    if not isinstance(source, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in source.items()
+    ):
+        raise ValueError(f"{origin} must hold a state dict: tensors by name, and nothing else")
+    return {key.removeprefix("module."): tensor for key, tensor in source.items()}, origin
+
+
+def _rename(state: State, key_map: tuple[tuple[str, str], ...]) -> State:
+    renamed = {}
+    for key, tensor in state.items():
+        for published, ours in key_map:
+            key = key.replace(published, ours)
+        renamed[key] = tensor
+    return renamed

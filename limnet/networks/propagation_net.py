@@ -26,7 +26,7 @@ F8 = Float[Tensor, "batch channels8 height8 width8"]
 F4 = Float[Tensor, "batch channels4 height4 width4"]
 Features = Float[Tensor, "batch channels height width"]
 # both convolutions of a plain block, one after the other, summed over its first channels only
-Begun = Float[Tensor, "batch twice_out_channels height width"]
+PartialSums = Float[Tensor, "batch twice_out_channels height width"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class SliceEncoding(NamedTuple):
     key: Float[Tensor, "batch key_dim height16 width16"]
     shrinkage: Float[Tensor, "batch 1 height16 width16"]
     selection: Float[Tensor, "batch key_dim height16 width16"]
-    value16: Begun  # for the fuser of the value encoder
-    decoder16: Begun  # for that of the decoder
+    value16: PartialSums  # for the fuser of the value encoder
+    decoder16: PartialSums  # for that of the decoder
     decoder8: Float[Tensor, "batch value_dim height8 width8"]  # its skips
     decoder4: Float[Tensor, "batch decoder_channels height4 width4"]
 
@@ -136,13 +136,13 @@ class PropagationNet(nn.Module):
             f4=f4,
         )
 
-    def prepare(self, features: KeyFeatures) -> SliceEncoding:
+    def precompute(self, features: KeyFeatures) -> SliceEncoding:
         """Begin the work of value encoder and decoder: at XMem's size four tenths of it.
 
         Their first convolutions are sums over channels, of which the slice's own come first.
         """
         key, shrinkage, selection, f16, f8, f4 = features
-        value16 = self.value_fuser.block1.begin(f16)
+        value16 = self.value_fuser.block1.partial_conv(f16)
         if self.key_encoder.conv1.weight.dtype != self.dtype:  # what autocast made smaller stays so
             f16, f8, f4 = (each.to(self.dtype) for each in (f16, f8, f4))
         return SliceEncoding(
@@ -150,7 +150,7 @@ class PropagationNet(nn.Module):
             shrinkage,
             selection,
             value16=value16,
-            decoder16=self.decoder.fuser.block1.begin(f16),
+            decoder16=self.decoder.fuser.block1.partial_conv(f16),
             decoder8=self.decoder.skip8(f8),
             decoder4=self.decoder.skip4(f4),
         )
@@ -169,7 +169,7 @@ class PropagationNet(nn.Module):
 
         Args:
             images: ImageNet-normalised.
-            parts: what `prepare` gave for them.
+            parts: what `precompute` gave for them.
             mask: probability of the object.
             others: sum of the probabilities of the other objects.
             update_sensory: False hands `sensory` back as it came.
@@ -227,7 +227,7 @@ class Decoder(nn.Module):
         g8 = self.block8(parts.decoder8.to(g16.dtype) + _enlarge(g16, 2))
         g4 = self.block4(parts.decoder4.to(g8.dtype) + _enlarge(g8, 2))
         border = F.relu(g4)
-        if self.predict.weight.dtype != self.skip4.weight.dtype:  # as in `prepare`
+        if self.predict.weight.dtype != self.skip4.weight.dtype:  # as in `precompute`
             border = border.to(self.predict.weight.dtype)
         logits = self.predict(border)
         if update_sensory:
@@ -258,7 +258,7 @@ class Gate(nn.Module):
 
 
 class Fuser(nn.Module):
-    """Two plain blocks with an attention between them; the first one was begun with the slice."""
+    """Two plain blocks with an attention between them; the first one was partial with the slice."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -267,9 +267,9 @@ class Fuser(nn.Module):
         self.block2 = PlainBlock(out_channels, out_channels)
 
     def forward(
-        self, begun: Begun, features: Features
+        self, partial: PartialSums, features: Features
     ) -> Float[Tensor, "batch out_channels height width"]:
-        features = self.block1.finish(begun, features)
+        features = self.block1.complete_conv(partial, features)
         return self.block2(features + self.attention(features))
 
 
@@ -290,18 +290,18 @@ class PlainBlock(nn.Module):
         residual = self.conv2(F.relu(self.conv1(F.relu(features)), inplace=True))
         return residual + self.downsample(features)
 
-    def begin(self, features: Features) -> Begun:
+    def partial_conv(self, features: Features) -> PartialSums:
         """What the first channels of a block that changes their number add to its convolutions."""
         first = slice(features.shape[1])
         residual = _partly(self.conv1, first, F.relu(features), self.conv1.bias)
         shortcut = _partly(self.downsample, first, features, self.downsample.bias)
         return torch.cat([residual, shortcut], dim=1)
 
-    def finish(
-        self, begun: Begun, features: Features
+    def complete_conv(
+        self, partial: PartialSums, features: Features
     ) -> Float[Tensor, "batch out_channels height width"]:
         """The block's answer to the first channels and these, the others."""
-        residual, shortcut = begun.to(features.dtype).chunk(2, dim=1)
+        residual, shortcut = partial.to(features.dtype).chunk(2, dim=1)
         others = slice(-features.shape[1], None)
         residual = residual + _partly(self.conv1, others, F.relu(features))
         residual = self.conv2(F.relu(residual, inplace=True))

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limnet.networks.layers import ResNet, initialise
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import ResNet, initialise, normalise
 
 # what else may speak for a mask (ours, `method.evidence`): its area, its DSC with the nearest mask
 # that the user has shown, whether its intensities are those of the object there, whether it is as
@@ -65,10 +64,13 @@ class QualityNet(nn.Module):
         evidence: Float[Tensor, "batch 5"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The same before the sigmoid, for training."""
-        images = normalise(images, rgb=self.config.rgb)
-        seen = torch.cat([images, previous, current], dim=1).to(self.classify.weight.dtype)
-        features = self.encoder(seen)[-1]
-        logits = self.classify(features.mean(dim=(2, 3)))[:, 0].float()
+        if self.training or self.classify.weight.any():
+            images = normalise(images, rgb=self.config.rgb)
+            seen = torch.cat([images, previous, current], dim=1).to(self.classify.weight.dtype)
+            features = self.encoder(seen)[-1]
+            logits = self.classify(features.mean(dim=(2, 3)))[:, 0].float()
+        else:  # of images the answer does not depend
+            logits = self.classify.bias.float().expand(len(images))
         if self.config.evidence and evidence is not None:
             logits = logits + self.weigh(evidence.to(self.weigh.weight))[:, 0].float()
         return logits

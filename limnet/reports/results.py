@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import yaml
 
-from limnet.files import content_hash, write_whole
+from limnet.files import sha256_of, write_whole
 
 PACKAGES = {"limnet", "torch", "numpy", "scipy", "pandas", "scikit-image", "nibabel", "safetensors"}
 
@@ -59,8 +59,8 @@ def provenance(
         "wall_seconds": None if started is None else round(time.perf_counter() - started, 3),
         "seed": seed,
         "parameters": _plain(parameters),
-        "data_sha256": {label: content_hash(path) for label, path in (data or {}).items()},
-        "weights_sha256": {label: content_hash(path) for label, path in (weights or {}).items()},
+        "data_sha256": {label: sha256_of(path) for label, path in (data or {}).items()},
+        "weights_sha256": {label: sha256_of(path) for label, path in (weights or {}).items()},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": _device_name(torch.device(device)),

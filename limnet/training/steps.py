@@ -17,7 +17,7 @@ from torch.nn import functional
 from limnet.data.synthetic.defects import corrupt
 from limnet.method.affinity import affinity, similarity
 from limnet.networks.click_net import ClickNet
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import normalise
 from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
 from limnet.networks.quality_net import QualityNet
 from limnet.training.clicks import BatchedClicks, Regions, corrective_clicks, first_clicks
@@ -198,7 +198,7 @@ def propagation_step(
     options = options or PropagationTraining()
     size, length = batch.images.shape[:2]
     frames = normalise(batch.images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1))
-    parts = network.prepare(network.encode_key(frames))
+    parts = network.precompute(network.encode_key(frames))
     parts = [x.unflatten(0, (size, length)) for x in parts]
     key, shrinkage, selection = (x.float() for x in parts[:3])
     frames = frames.unflatten(0, (size, length))

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import nibabel
 import numpy as np
-from jaxtyping import Float, Int, Integer, Num
+from jaxtyping import Float, Int, Integer
 from nibabel.affines import apply_affine, voxel_sizes
 
 from limnet.files import atomic_write
@@ -122,11 +122,6 @@ class Volume:
         images = as_used(images) if is_mapped(images) else _in_memory(images, copy=False)
         return _checked(images, grid, "RGB" if images.ndim == 4 else modality, window)
 
-    def with_window(self, window: Window) -> "Volume":
-        """The same volume shown with another (low, high), preset name or, for None, the default."""
-        sample = sampled(self.images, self.grid.axes)
-        return replace(self, window=_limits(window, sample, self.modality))
-
     def rgb(
         self, slice_indices: Sequence[int] | Int[np.ndarray, " n"] | None = None
     ) -> Float[np.ndarray, "n 3 height width"]:
@@ -153,19 +148,6 @@ class Volume:
     ) -> Float[np.ndarray, " 3"]:
         """Where a voxel's centre is: millimetres toward right, front and head (RAS+)."""
         return apply_affine(self.affine, (slice_index, row, column))
-
-    def voxel_at(
-        self, position_mm: Sequence[float | int] | Num[np.ndarray, " 3"]
-    ) -> tuple[int, int, int]:
-        """(slice_index, row, column) of the voxel nearest to a position in RAS+ millimetres."""
-        voxel = np.rint(apply_affine(np.linalg.inv(self.affine), position_mm)).astype(int)
-        shape = self.images.shape[:3]
-        if (voxel < 0).any() or (voxel >= shape).any():
-            raise ValueError(
-                f"a position must be inside the volume of {shape} voxels, got {position_mm} mm,"
-                f" which is voxel {voxel.tolist()}; give RAS+ millimetres"
-            )
-        return tuple(voxel.tolist())
 
     @cached_property
     def digest(self) -> str:

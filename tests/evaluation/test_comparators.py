@@ -32,7 +32,7 @@ from limnet.evaluation.comparators.mem3d import KEEP_EVERY, _frame, _from_square
 from limnet.evaluation.comparators.sam import KEPT_SLICES
 from limnet.evaluation.comparators.sam_med3d import SIDE, cube_affine, cube_of, in_cube
 from limnet.method.prompts import Click
-from limnet.networks.normalisation import MEAN, STANDARD_DEVIATION
+from limnet.networks.layers import MEAN, STANDARD_DEVIATION
 from limnet.volumes import Volume
 
 every = pytest.mark.parametrize("name", COMPARATORS)

@@ -37,14 +37,14 @@ def flops(networks: LimNet, side: int) -> dict[str, float]:
     pair = torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, device="meta")
     key, mask = net.encode_key(images), images[:, :1]
     sensory = images.new_zeros(1, net.config.hidden_dim, *key.f16.shape[2:])
-    parts = net.prepare(key)
+    parts = net.precompute(key)
     value, _ = net.encode_value(images, parts, sensory, mask, mask, update_sensory=True)
     memory = Memory(MemoryConfig(long_term=False))
     for _ in range(MemoryConfig().max_work_slices - 1):
         memory.memorize(key.key[0], key.shrinkage[0], key.selection[0], value[0])
     calls = {
         "key_encoder": lambda: net.encode_key(images),
-        "parts_of_slice": lambda: net.prepare(key),
+        "parts_of_slice": lambda: net.precompute(key),
         "value_encoder": lambda: net.encode_value(
             images, parts, sensory, mask, mask, update_sensory=True
         ),

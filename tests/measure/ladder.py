@@ -13,7 +13,7 @@ from limnet.method.memory import MemoryConfig
 from limnet.method.passes import PropagationOptions
 from limnet.method.session import Session
 from limnet.networks.checkpoints import LimNet, load_networks, paper
-from limnet.networks.resizing import resize_and_convolve
+from limnet.networks.hrnet import resize_and_convolve
 from limnet.volumes import CT_WINDOWS, Volume
 from measure.probe import WARM_UP_SLICES, round_seconds
 from measure.rows import Setting, phantom_slices

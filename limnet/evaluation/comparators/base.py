@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from limnet.method.prompts import Click, check_inside
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import normalise
 from limnet.volumes import Volume
 
 Masks = Bool[np.ndarray, "slices height width"]

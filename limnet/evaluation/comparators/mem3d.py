@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate, one_hot, pad
 from limnet.evaluation.comparators.base import About, Comparator, Masks
 from limnet.evaluation.comparators.sam import Sam
 from limnet.method.prompts import Click
-from limnet.networks.normalisation import normalise
+from limnet.networks.layers import normalise
 from limnet.volumes import Volume
 
 ABOUT = About(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from limnet.evaluation.comparators.base import About, Comparator, Masks
-from limnet.files import content_hash
+from limnet.files import sha256_of
 from limnet.method.prompts import Click
 from limnet.volumes import Volume
 
@@ -52,7 +52,7 @@ class NnInteractive(Comparator):
                 verbose=False,
             )
             session.initialize_from_trained_model_folder(checkpoint)
-        return cls(session, content_hash(checkpoint))
+        return cls(session, sha256_of(checkpoint))
 
     def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
         """Masks on all slices."""
