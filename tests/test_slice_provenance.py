@@ -3,7 +3,7 @@ from dataclasses import astuple
 import numpy as np
 from fakes import SHAPE, fakes, ramp
 
-from limnet.annotator.slice_provenance import slice_provenance
+from limnet.annotator.export import slice_provenance
 from limnet.method.prompts import Click
 from limnet.method.session import Session
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from fake_browser import FakeBrowser
 
-from limnet.annotator.slice_provenance import SliceProvenance
+from limnet.annotator.export import SliceProvenance
 from limnet.annotator.widget import strip as module
 from limnet.annotator.widget.strip import (
     AREA_BOTTOM,

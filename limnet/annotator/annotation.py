@@ -88,12 +88,8 @@ class Annotation:
 
         Zero where there is none.
         """
-        labels = np.zeros(self.volume.images.shape[:3], dtype=np.uint8)
-        for number in range(len(self.objects), 0, -1):
-            masks = self.objects[number - 1].session.packed_masks
-            for label, mask in zip(labels, masks, strict=True):
-                label[mask] = number
-        return labels
+        masks = [each.session.packed_masks for each in self.objects]
+        return label_map(masks, self.volume.images.shape[:3])
 
     def overlap(self, slice_index: int) -> Bool[np.ndarray, "height width"]:
         """Pixels of a slice that more than one object claims."""
@@ -187,6 +183,17 @@ class Annotation:
 
     def _snapshot(self) -> Snapshot:
         return tuple((each, each.session.state) for each in self.objects)
+
+
+def label_map(
+    masks: Sequence[np.ndarray | PackedMasks], shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "slices height width"]:
+    """1 for voxels of the first object's masks, 2 for the second's; the first wins."""
+    labels = np.zeros(shape, dtype=np.uint8)
+    for number in range(len(masks), 0, -1):
+        for label, mask in zip(labels, masks[number - 1], strict=True):
+            label[mask] = number
+    return labels
 
 
 def _click(values: Sequence[Any]) -> Click:

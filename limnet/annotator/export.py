@@ -10,7 +10,7 @@ import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,14 +19,28 @@ from typing import Any
 
 import numpy as np
 
-from limnet.annotator.annotation import Annotation, SegmentedObject
+from limnet.annotator.annotation import Annotation, SegmentedObject, label_map
 from limnet.annotator.dicom_seg import Object, dicom_segmentation, is_dicom
-from limnet.annotator.slice_provenance import SliceProvenance, slice_provenance
 from limnet.files import atomic_write, write_whole
+from limnet.method.session import Session
 from limnet.volumes import Volume
 
 LONGEST_FILE_NAME = 50  # characters of up to four bytes, and file systems take 255 bytes
 SEGMENTATION = "segmentation.dcm"  # in a bundle
+
+
+@dataclass(frozen=True)
+class SliceProvenance:
+    """How one slice of an object came to its mask."""
+
+    area_pixels: int
+    # "painted", "clicked" or "locked" by the user; else "propagated", or "empty" without a pixel
+    source: str
+    round: int | None  # from 1: whose propagation it was; None if the user's, or no round did
+    # P of Eq. 2 in the last round, 0.5 where both rounds agreed; None before the second round
+    previous_better: float | None
+    clicked: bool
+    locked: bool
 
 
 def objects_of(annotation: Annotation) -> list[Object]:
@@ -43,11 +57,8 @@ def save_label_map(volume: Volume, objects: Sequence[Object], path: str | Path) 
         ValueError: masks of another shape or type, or a path that `Volume.save_masks` refuses.
     """
     _check(volume, objects)
-    labels = np.zeros(volume.images.shape[:3], dtype=np.min_scalar_type(len(objects)))
-    for label in range(len(objects), 0, -1):
-        for shown, mask in zip(labels, objects[label - 1][2], strict=True):
-            shown[mask] = label
-    volume.save_masks(labels, path)
+    masks = [masks for _, _, masks in objects]
+    volume.save_masks(label_map(masks, volume.images.shape[:3]), path)
 
 
 def save_object_masks(
@@ -129,6 +140,28 @@ def provenance(annotation: Annotation) -> dict[str, Any]:
     }
 
 
+def slice_provenance(session: Session) -> tuple[SliceProvenance, ...]:
+    """One record a slice of the session's volume, from slice 0 on, of the masks as they are now."""
+    state, rounds, records = session.state, session.rounds, []
+    clicked = {click.slice_index for click in session.clicks}
+    for index, area in enumerate(session.packed_masks.areas.tolist()):
+        users = {"painted": state.painted, "clicked": state.prompts, "locked": state.locked}
+        by_user = next((source for source, slices in users.items() if index in slices), None)
+        # Fusion that keeps a mask keeps it with its origin: look further back.
+        made = [n for n, closed in enumerate(rounds, start=1) if not closed.kept_previous[index]]
+        records.append(
+            SliceProvenance(
+                area_pixels=area,
+                source=by_user or ("propagated" if area else "empty"),
+                round=made[-1] if made and not by_user else None,
+                previous_better=float(rounds[-1].previous_better[index]) if rounds[1:] else None,
+                clicked=index in clicked,
+                locked=index in state.locked,
+            )
+        )
+    return tuple(records)
+
+
 def save_provenance(annotation: Annotation, path: str | Path) -> None:
     """Write `provenance` as a JSON file."""
     write_whole(Path(path), _json(provenance(annotation)))
@@ -195,8 +228,22 @@ def _written_whole(path: Path, suffix: str) -> Iterator[Path]:
 
 def _object_provenance(volume: Volume, segmented: SegmentedObject) -> dict[str, Any]:
     session, to_mm = segmented.session, volume.affine[:3, :3]
-    slices = slice_provenance(session)
-    voxels = sum(each.area_pixels for each in slices)
+    across_slices, along_rows, along_columns = to_mm.T
+    pixel_mm2 = float(np.linalg.norm(np.cross(along_rows, along_columns)))
+    middle = (np.array(volume.images.shape[1:3]) - 1) / 2
+    slices = []
+    for index, record in enumerate(slice_provenance(session)):
+        if record.area_pixels:
+            centre = volume.position_mm(index, *middle.tolist())
+            position = float(centre @ across_slices / np.linalg.norm(across_slices))
+            place = {
+                "slice_index": index,
+                "position_mm": round(position, 3),
+                "centre_mm": centre.round(3).tolist(),
+                "area_mm2": round(record.area_pixels * pixel_mm2, 3),
+            }
+            slices.append({**place, **asdict(record)})
+    voxels = sum(each["area_pixels"] for each in slices)
     clicks_of_rounds = (*(closed.clicks for closed in session.rounds), session.state.clicks)
     return {
         "name": segmented.name,
@@ -209,25 +256,7 @@ def _object_provenance(volume: Volume, segmented: SegmentedObject) -> dict[str, 
             for number, clicks in enumerate(clicks_of_rounds, start=1)
             for click in clicks
         ],
-        "slices": [
-            {"slice_index": index, **_place(volume, index, each), **asdict(each)}
-            for index, each in enumerate(slices)
-            if each.area_pixels
-        ],
-    }
-
-
-def _place(volume: Volume, slice_index: int, record: SliceProvenance) -> dict[str, Any]:
-    """Where a slice's centre is, also as far along the slice axis, and the mask's area."""
-    smooth_across_slices, along_rows, along_columns = volume.affine[:3, :3].T
-    height, width = volume.images.shape[1:3]
-    centre = volume.position_mm(slice_index, (height - 1) / 2, (width - 1) / 2)
-    position = centre @ smooth_across_slices / np.linalg.norm(smooth_across_slices)
-    pixel_mm2 = float(np.linalg.norm(np.cross(along_rows, along_columns)))
-    return {
-        "position_mm": round(float(position), 3),
-        "centre_mm": centre.round(3).tolist(),
-        "area_mm2": round(record.area_pixels * pixel_mm2, 3),
+        "slices": slices,
     }
 
 

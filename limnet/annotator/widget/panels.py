@@ -10,7 +10,7 @@ from ipyevents import Event
 
 from limnet.annotator import export
 from limnet.annotator.dicom_seg import is_dicom
-from limnet.annotator.slice_provenance import SliceProvenance, slice_provenance
+from limnet.annotator.export import SliceProvenance, slice_provenance
 from limnet.annotator.widget.actions import button
 from limnet.annotator.widget.controller import TOOLS, Controller
 from limnet.annotator.widget.keys import KEYS
