@@ -12,7 +12,7 @@ from ipycanvas import Canvas
 
 from limnet.annotator.journal import Journal, read_journal
 from limnet.annotator.widget import ClickWidget
-from limnet.annotator.widget.panels import keys_help
+from limnet.annotator.widget.keys import keys_help
 from limnet.annotator.widget.widget import OPEN, SIZE, SMALL
 from limnet.method.prompts import Click
 from limnet.networks.checkpoints import LimNet

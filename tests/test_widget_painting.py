@@ -3,9 +3,16 @@ import pytest
 from fake_browser import FakeBrowser
 from ipycanvas import Canvas
 
-from limnet.annotator.widget.canvas import NO_MARKS, Overlay, SlicePainter
-from limnet.annotator.widget.marks import CROSSHAIR, NEGATIVE, POSITIVE, Marks
-from limnet.annotator.widget.off_screen import ImageCache, held
+from limnet.annotator.widget.canvas import (
+    CROSSHAIR,
+    NEGATIVE,
+    NO_MARKS,
+    POSITIVE,
+    Marks,
+    Overlay,
+    SlicePainter,
+)
+from limnet.annotator.widget.image_cache import ImageCache, held
 from limnet.annotator.widget.view import View
 
 # images of 6 x 8 pixels on a canvas of 80 x 60: ten canvas pixels a pixel

@@ -3,13 +3,13 @@ import pytest
 from fake_browser import FakeBrowser
 
 from limnet.annotator.export import SliceProvenance
-from limnet.annotator.widget import strip as module
-from limnet.annotator.widget.strip import (
+from limnet.annotator.widget import timeline as module
+from limnet.annotator.widget.timeline import (
     AREA_BOTTOM,
     AREA_TOP,
     BACKGROUND,
+    BY_USER,
     DOUBT,
-    GIVEN,
     HEIGHT,
     LATEST,
     LEVELS,
@@ -62,9 +62,9 @@ def test_every_row_says_one_thing_of_each_slice(browser):
     strip.point_at(4)
     strip.show(FIVE, ERRORS)
     nothing = BACKGROUND
-    assert shown(browser, strip, "clicked")[:4] == [nothing, nothing, GIVEN, nothing]
+    assert shown(browser, strip, "clicked")[:4] == [nothing, nothing, BY_USER, nothing]
     assert shown(browser, strip, "locked")[:4] == [nothing, nothing, nothing, LOCKED]
-    assert shown(browser, strip, "area")[:4] == [ROUNDS[0], ROUNDS[1], GIVEN, GIVEN]
+    assert shown(browser, strip, "area")[:4] == [ROUNDS[0], ROUNDS[1], BY_USER, BY_USER]
     assert shown(browser, strip, "better")[:4] == [NEUTRAL, PREVIOUS, LATEST, NEUTRAL]
     half = mixed(BACKGROUND, DOUBT, 0.5)  # the root of 1 / 4: small doubts are seen too
     assert shown(browser, strip, "doubt")[:4] == [nothing, DOUBT, half, nothing]
@@ -81,7 +81,7 @@ def test_a_column_is_as_high_as_the_mask_is_large():
 
 def test_a_mask_that_was_emptied_by_hand_is_still_seen():
     bars = rectangles([record(0, "painted")], (), 100, HEIGHT)
-    assert (0, HEIGHT - AREA_BOTTOM - 2, 2, GIVEN) in [(x, y, h, c) for x, y, _, h, c in bars]
+    assert (0, HEIGHT - AREA_BOTTOM - 2, 2, BY_USER) in [(x, y, h, c) for x, y, _, h, c in bars]
 
 
 def test_rounds_after_the_fifth_look_like_the_fifth():
@@ -111,9 +111,9 @@ def test_of_slices_that_share_a_column_the_most_notable_shows(browser):
     records[508] = record(90, "propagated", 3, better=0.05)
     strip = Timeline(100)
     strip.show(records, np.eye(1000)[509])
-    assert browser.colour(strip.canvas, 50, ROWS["area"]) == GIVEN
-    assert browser.colour(strip.canvas, 50, AREA_TOP) == GIVEN  # as high as the larger one
-    assert browser.colour(strip.canvas, 50, ROWS["clicked"]) == GIVEN
+    assert browser.colour(strip.canvas, 50, ROWS["area"]) == BY_USER
+    assert browser.colour(strip.canvas, 50, AREA_TOP) == BY_USER  # as high as the larger one
+    assert browser.colour(strip.canvas, 50, ROWS["clicked"]) == BY_USER
     assert browser.colour(strip.canvas, 50, ROWS["better"]) == mixed(NEUTRAL, LATEST, 0.9)
     assert browser.colour(strip.canvas, 50, ROWS["doubt"]) == DOUBT
     assert {browser.colour(strip.canvas, x, ROWS["area"]) for x in (48, 52)} == {BACKGROUND}

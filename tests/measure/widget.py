@@ -25,7 +25,7 @@ from playwright.sync_api import Error as PageError
 from scipy import ndimage
 
 from limnet.annotator.journal import read_journal, replay
-from limnet.annotator.widget.marks import POSITIVE
+from limnet.annotator.widget.canvas import POSITIVE
 from limnet.annotator.widget.view import View
 from limnet.annotator.widget.widget import SIZE
 from limnet.data import example_case

@@ -12,9 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from limnet.annotator.annotation import Action, Annotation, SegmentedObject
-from limnet.annotator.widget.look import ViewState
 from limnet.annotator.widget.run import Cancelled, Run
-from limnet.annotator.widget.view import along, dragged_window, stroke
+from limnet.annotator.widget.view import ViewState, along, dragged_window, stroke
 from limnet.method.filling import FeaturePrefetcher
 from limnet.method.prompts import Click
 from limnet.volumes.masks import PackedMasks
@@ -141,9 +140,9 @@ class Controller:
         if tool in ("pan", "window"):
             self.gesture = Gesture(tool, [point], (x, y))
         elif self.object is None:
-            self.tell("Add an object first: give it a name at the right.", error=True)
+            self.set_status("Add an object first: give it a name at the right.", error=True)
         elif tool != "click" and look.axis != 0:
-            self.tell(f"The {tool} works on the volume's own slices: press 1.", error=True)
+            self.set_status(f"The {tool} works on the volume's own slices: press 1.", error=True)
         elif pixel is not None:
             look.look_at(look.axis, *pixel)
             if tool == "click":
@@ -239,19 +238,21 @@ class Controller:
         """Have an action performed; whether it was. What goes wrong is told in `message`."""
         name = values.get("object")
         if self.run and (action in ("undo", "redo") or name == self.run.object):
-            self.tell(f"{self.run.object} is being propagated: wait, or cancel it.", error=True)
+            self.set_status(
+                f"{self.run.object} is being propagated: wait, or cancel it.", error=True
+            )
             return False
         try:
             with self.filling.paused():
                 self.recorder.perform({"action": action, **values})
         except (ValueError, RuntimeError) as error:
-            self.tell(str(error), error=True)
+            self.set_status(str(error), error=True)
             return False
         self.shown_round = None
         names = [each.name for each in self.annotation.objects]
         if self.active not in names:
             self.active = names[-1] if names else None
-        self.tell("" if names else "No object is left: add one, or press y to redo.")
+        self.set_status("" if names else "No object is left: add one, or press y to redo.")
         self._fill()
         return True
 
@@ -280,17 +281,17 @@ class Controller:
         """Go to the slice that is expected to have the most wrong pixels."""
         doubt = self.object.session.most_doubtful() if self.object else None
         if doubt is None:
-            self.tell("Nothing is doubted yet: propagate first.")
+            self.set_status("Nothing is doubted yet: propagate first.")
             return
         self.look.axis, self.look.cross[0] = 0, doubt
-        self.tell(f"Slice {doubt} has the largest expected error: correct it, or lock it.")
+        self.set_status(f"Slice {doubt} has the largest expected error: correct it, or lock it.")
 
     def propagate(self) -> None:
         """Start a round in a thread; its slices are shown as they arrive."""
         if self.run is not None or self.object is None:
             return
         if not self.object.session.state.changed:
-            self.tell("Click or paint first: there is nothing new to propagate.", error=True)
+            self.set_status("Click or paint first: there is nothing new to propagate.", error=True)
             return
         self.filling.stop()
         self.run = run = Run(self.object.name, self.object.session)
@@ -310,7 +311,7 @@ class Controller:
             run.wait()
             self._finish(run)
 
-    def tell(self, message: str, *, error: bool = False) -> None:
+    def set_status(self, message: str, *, error: bool = False) -> None:
         """Say something to the user."""
         self.message, self.is_error = message, error
         self.changed()
@@ -339,13 +340,13 @@ class Controller:
             return
         self.run, found = None, run.found
         if isinstance(found, Cancelled):
-            self.tell("Cancelled; the round before stays.")
+            self.set_status("Cancelled; the round before stays.")
         elif isinstance(found, Exception):
-            self.tell(f"Propagation failed: {found}", error=True)
+            self.set_status(f"Propagation failed: {found}", error=True)
         else:
             values = {name: value for name, value in vars(found).items() if name != "clicks"}
             if self.perform("propagate", object=run.object, round=values):
-                self.tell(run.summary(found))
+                self.set_status(run.summary(found))
 
     def _act(self, action: str, **values: Any) -> bool:
         """Have an action performed on the active object."""

@@ -1,9 +1,12 @@
 """The keys of the widget and what each is good for."""
 
 from collections.abc import Callable
+from html import escape
 from typing import NamedTuple
 
 from limnet.annotator.widget.controller import RADII, TOOLS, ZOOM_STEP, Controller
+
+SIGNS = {"ArrowUp": "↑", "ArrowRight": "→", "ArrowDown": "↓", "ArrowLeft": "←"}
 
 
 class Key(NamedTuple):
@@ -101,3 +104,25 @@ def press_key(controller: Controller, name: str, *, ctrl: bool = False) -> bool:
     if key is not None:
         key.does(controller)
     return key is not None
+
+
+def keys_help() -> str:
+    """What mouse and keys do, as HTML."""
+    mouse = (
+        ("left", "on the object"),
+        ("right, or shift + left", "off the object; with the brush: erase"),
+        ("drag a click", "move it; ctrl + click removes it"),
+        ("wheel", "slices; with ctrl: zoom"),
+        ("middle drag", "pan"),
+        ("alt + drag", "window: right wider, down brighter level"),
+    )
+    others = [key for key in KEYS if not key.says.startswith("tool")]
+    keys = [(" ".join(SIGNS.get(name, name) for name in key.keys), key.says) for key in others]
+    tools = (" ".join(TOOLS.values()), f"tool: {', '.join(TOOLS)}")
+    entries = (*mouse, tools, *keys, ("ctrl+s", "save"), ("?", "these keys, or the panels"))
+    cell = "<td style='padding: 0 6px; vertical-align: top'>"
+    rows = "".join(
+        f"<tr>{cell}<b>{escape(what)}</b></td>{cell}{escape(says)}</td></tr>"
+        for what, says in entries
+    )
+    return f"<table style='line-height: 16px; font-size: 12px'>{rows}</table>"

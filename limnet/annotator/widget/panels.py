@@ -11,10 +11,8 @@ from ipyevents import Event
 from limnet.annotator import export
 from limnet.annotator.dicom_seg import is_dicom
 from limnet.annotator.export import SliceProvenance, slice_provenance
-from limnet.annotator.widget.actions import button
 from limnet.annotator.widget.controller import TOOLS, Controller
-from limnet.annotator.widget.keys import KEYS
-from limnet.annotator.widget.strip import Timeline, described
+from limnet.annotator.widget.timeline import Timeline, described
 from limnet.volumes import CT_WINDOWS
 from limnet.volumes.masks import PackedMasks
 
@@ -25,48 +23,25 @@ COLOURS = (
 )  # fmt: skip
 WIDE = ipywidgets.Layout(width="auto", flex="1 1 auto")
 NOW = ("now", -1)  # of the rounds to look at; None would be no choice at all
-SIGNS = {"ArrowUp": "↑", "ArrowRight": "→", "ArrowDown": "↓", "ArrowLeft": "←"}
 DESCRIBED = "font-size: 12px; line-height: 17px; min-height: 34px"  # room for two lines
 NARROW = ipywidgets.Layout(width="36px", padding="0")
-
-
-def keys_help() -> str:
-    """What mouse and keys do, as HTML."""
-    mouse = (
-        ("left", "on the object"),
-        ("right, or shift + left", "off the object; with the brush: erase"),
-        ("drag a click", "move it; ctrl + click removes it"),
-        ("wheel", "slices; with ctrl: zoom"),
-        ("middle drag", "pan"),
-        ("alt + drag", "window: right wider, down brighter level"),
-    )
-    others = [key for key in KEYS if not key.says.startswith("tool")]
-    keys = [(" ".join(SIGNS.get(name, name) for name in key.keys), key.says) for key in others]
-    tools = (" ".join(TOOLS.values()), f"tool: {', '.join(TOOLS)}")
-    entries = (*mouse, tools, *keys, ("ctrl+s", "save"), ("?", "these keys, or the panels"))
-    cell = "<td style='padding: 0 6px; vertical-align: top'>"
-    rows = "".join(
-        f"<tr>{cell}<b>{escape(what)}</b></td>{cell}{escape(says)}</td></tr>"
-        for what, says in entries
-    )
-    return f"<table style='line-height: 16px; font-size: 12px'>{rows}</table>"
 
 
 class SlicePanel:
     """A slider through the images, and under it what there is to say about each slice."""
 
     def __init__(self, controller: Controller, width: int) -> None:
-        self.controller, self.strip = controller, Timeline(width)
+        self.controller, self.timeline = controller, Timeline(width)
         self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
         self._slider.observe(lambda change: self._go_to(change["new"]), "value")
         self._described = ipywidgets.HTML()
-        self._pressed = Event(source=self.strip.canvas, watched_events=["mousedown"])
+        self._pressed = Event(source=self.timeline.canvas, watched_events=["mousedown"])
         self._pressed.on_dom_event(self._press)
         self._is_refreshing = False
         self._shown: tuple[object, object] = (None, None)
         self._records: tuple[SliceProvenance, ...] = ()
         self._errors: Sequence[float] | np.ndarray = ()
-        self.box = ipywidgets.VBox([self._slider, self.strip.canvas, self._described])
+        self.box = ipywidgets.VBox([self._slider, self.timeline.canvas, self._described])
 
     def refresh(self) -> None:
         """Show the slice that is looked at, and the active object's records."""
@@ -81,8 +56,8 @@ class SlicePanel:
             self._errors = (
                 shown.session.rounds[-1].expected_errors if shown and state.rounds else ()
             )
-            self.strip.show(self._records, self._errors)
-        self.strip.point_at(look.slice_index)
+            self.timeline.show(self._records, self._errors)
+        self.timeline.point_at(look.slice_index)
         said = escape(self._description(look.slice_index))
         self._described.value = f"<div style='{DESCRIBED}'>{said}</div>"
 
@@ -99,9 +74,9 @@ class SlicePanel:
             self.controller.go_to(index)
 
     def _press(self, event: dict) -> None:
-        x = event["relativeX"] * self.strip.canvas.width / max(event["boundingRectWidth"], 1)
+        x = event["relativeX"] * self.timeline.canvas.width / max(event["boundingRectWidth"], 1)
         self.controller.show_plane(0)
-        self.controller.go_to(self.strip.slice_at(x))
+        self.controller.go_to(self.timeline.slice_at(x))
 
 
 class ObjectPanel:
@@ -253,15 +228,21 @@ class FilePanel:
         self.controller, self.folder, self.journal = controller, stem.parent, journal
         self._path = ipywidgets.Text(value=stem.name, layout=WIDE)
         self._open = ipywidgets.Text(placeholder="saved mask to start from", layout=WIDE)
-        buttons = [
-            button(
-                "Save", "label map (.nii.gz) and where each slice comes from (.json)", self.save
+        saves = [
+            (
+                "Save",
+                "label map (.nii.gz) and where each slice comes from (.json)",
+                self._save_labels,
             ),
-            button("One file each", "a mask for each object, in a folder", self.save_each),
-            button("All as .zip", "masks, provenance, journal; DICOM-SEG", self.save_all),
+            ("One file each", "a mask for each object, in a folder", self._save_each),
+            ("All as .zip", "masks, provenance, journal; DICOM-SEG", self._save_all),
         ]
         if is_dicom(controller.look.volume):
-            buttons.append(button("DICOM-SEG", "a DICOM segmentation (.dcm)", self.save_dicom))
+            saves.append(("DICOM-SEG", "a DICOM segmentation (.dcm)", self._save_dicom))
+        buttons = [
+            button(name, tooltip, lambda save=save: self._try(save))
+            for name, tooltip, save in saves
+        ]
         start = button("Start from it", "its voxels become the active object", self.start_from)
         where = escape(str(self.folder))
         self.box = ipywidgets.VBox(
@@ -278,75 +259,53 @@ class FilePanel:
         """Nothing here changes by itself."""
 
     def save(self) -> None:
-        """The label map, and beside it the provenance."""
-        annotation = self.controller.annotation
+        """Write the label map, and beside it the provenance."""
+        self._try(self._save_labels)
 
-        def write() -> Path:
-            path = self._named(".nii.gz")
-            export.save_label_map(annotation.volume, export.objects_of(annotation), path)
-            export.save_provenance(annotation, self._named(".json"))
-            return path
+    def _save_labels(self) -> Path:
+        annotation, path = self.controller.annotation, self._named(".nii.gz")
+        export.save_label_map(annotation.volume, export.objects_of(annotation), path)
+        export.save_provenance(annotation, self._named(".json"))
+        return path
 
-        self._try(write)
+    def _save_each(self) -> Path:
+        annotation, folder = self.controller.annotation, self._named("-masks")
+        export.save_object_masks(annotation.volume, export.objects_of(annotation), folder)
+        return folder
 
-    def save_each(self) -> None:
-        """A folder of masks."""
-        annotation = self.controller.annotation
+    def _save_all(self) -> str:
+        path = self._named(".zip")
+        left_out = export.save_bundle(self.controller.annotation, path, journal=self.journal)
+        return ". ".join([str(path), *(f"Without {name}: {why}" for name, why in left_out.items())])
 
-        def write() -> Path:
-            folder = self._named("-masks")
-            folder.mkdir(exist_ok=True)
-            export.save_object_masks(annotation.volume, export.objects_of(annotation), folder)
-            return folder
-
-        self._try(write)
-
-    def save_all(self) -> None:
-        """A zip of everything."""
-
-        def write() -> str:
-            path = self._named(".zip")
-            left_out = export.save_bundle(self.controller.annotation, path, journal=self.journal)
-            return ". ".join(
-                [str(path), *(f"Without {name}: {why}" for name, why in left_out.items())]
-            )
-
-        self._try(write)
-
-    def save_dicom(self) -> None:
-        """A DICOM segmentation."""
-        annotation = self.controller.annotation
-
-        def write() -> Path:
-            path = self._named(".dcm")
-            export.save_dicom_segmentation(annotation.volume, export.objects_of(annotation), path)
-            return path
-
-        self._try(write)
+    def _save_dicom(self) -> Path:
+        annotation, path = self.controller.annotation, self._named(".dcm")
+        export.save_dicom_segmentation(annotation.volume, export.objects_of(annotation), path)
+        return path
 
     def start_from(self) -> None:
         """Let the active object be what a file holds: of several labels the one of its place."""
         made = self.controller
         if made.object is None:
-            made.tell("Add an object first: the masks become the active one.", error=True)
+            made.set_status("Add an object first: the masks become the active one.", error=True)
             return
         try:
             path = self.folder / Path(self._open.value.strip()).expanduser()
             labels = made.look.volume.read_labels(path, dtype=np.int16)
         except (ValueError, RuntimeError, OSError) as error:
-            made.tell(f"Not opened: {error}", error=True)
+            made.set_status(f"Not opened: {error}", error=True)
             return
         found = set().union(*(np.unique(label).tolist() for label in labels))
         numbers = sorted(number for number in found if number > 0)
         place = 1 + made.annotation.objects.index(made.object)
         if len(numbers) != 1 and place not in numbers:
             held = f"{path.name} holds the labels {numbers}"
-            made.tell(f"Not opened: {held}, but {made.active} is number {place}.", error=True)
+            made.set_status(f"Not opened: {held}, but {made.active} is number {place}.", error=True)
             return
         number = place if len(numbers) > 1 else numbers[0]
         masks = PackedMasks.of(label == number for label in labels)
         if made.perform("start_from", object=made.active, masks=masks):
-            made.tell(f"{made.active} is now label {number} of {path.name}.")
+            made.set_status(f"{made.active} is now label {number} of {path.name}.")
 
     def _named(self, ending: str) -> Path:
         name = self._path.value.strip()
@@ -356,6 +315,75 @@ class FilePanel:
 
     def _try(self, write: Callable[[], object]) -> None:
         try:
-            self.controller.tell(f"Saved {write()}")
+            self.controller.set_status(f"Saved {write()}")
         except (ValueError, RuntimeError, OSError) as error:
-            self.controller.tell(f"Not saved: {error}", error=True)
+            self.controller.set_status(f"Not saved: {error}", error=True)
+
+
+def button(description: str, tooltip: str, does: Callable[[], object], **more) -> ipywidgets.Button:
+    """A button that calls a function without arguments."""
+    more = {"layout": ipywidgets.Layout(width="auto", flex="0 0 auto"), **more}
+    made = ipywidgets.Button(description=description, tooltip=tooltip, **more)
+    made.on_click(lambda _: does())
+    return made
+
+
+class ActionPanel:
+    """What is done to the slice or the volume, once; its tooltips say more."""
+
+    def __init__(self, controller: Controller, toggle_help: Callable[[], None]) -> None:
+        self.controller = made = controller
+        propagate = "carry the active object's mask through the volume"
+        self._propagate = button("Propagate (p)", propagate, made.propagate, button_style="primary")
+        self._cancel = button("Cancel (Esc)", "keep the round before", made.cancel)
+        self._bar = ipywidgets.IntProgress(layout={"width": "160px"})
+        self._speed = ipywidgets.Label()
+        self._undo = button("Undo (z)", "take the last action back", lambda: made.perform("undo"))
+        self._redo = button("Redo (y)", "do it again", lambda: made.perform("redo"))
+        self._lock = button("Lock (l)", "no later round changes the slice", made.lock_or_unlock)
+        other, doubt = "the mask that fusion did not choose", "where most errors are expected"
+        row = [
+            self._propagate,
+            self._cancel,
+            self._bar,
+            self._speed,
+            self._undo,
+            self._redo,
+            self._lock,
+            button("Other round (t)", other, made.take_other),
+            button("Next doubt (d)", doubt, made.look_at_doubt),
+            button("Keys (?)", "what mouse and keys do", toggle_help),
+        ]
+        self.box = ipywidgets.HBox(row, layout={"flex_flow": "row wrap"})
+
+    def refresh(self) -> None:
+        """Show what can be done now, and how far the propagation is."""
+        made, run = self.controller, self.controller.run
+        for widget in (self._cancel, self._bar, self._speed):
+            widget.layout.display = "" if run else "none"
+        self._propagate.disabled = run is not None
+        self._undo.disabled = not made.annotation.can_undo
+        self._redo.disabled = not made.annotation.can_redo
+        is_locked = made.object and made.look.slice_index in made.object.session.state.locked
+        self._lock.description = "Unlock (l)" if is_locked else "Lock (l)"
+        if run:
+            self._bar.max, self._bar.value = run.total, run.done
+            self._speed.value = f"{run.done} of {run.total}, {run.slices_a_second:.0f} slices/s"
+
+
+class ToolPanel:
+    """What the mouse does."""
+
+    def __init__(self, controller: Controller, width: int) -> None:
+        self.controller = controller
+        self.box = ipywidgets.ToggleButtons(
+            options=list(TOOLS),
+            tooltips=[f"key {key}" for key in TOOLS.values()],
+            style={"button_width": "auto"},
+            layout={"width": f"{width}px"},
+        )
+        self.box.observe(lambda change: controller.choose_tool(change["new"]), "value")
+
+    def refresh(self) -> None:
+        """Show the tool at hand."""
+        self.box.value = self.controller.tool

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from html import escape
 from itertools import count, cycle
 from pathlib import Path
@@ -13,20 +14,19 @@ from ipyevents import Event
 
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.journal import Recording, journal_path
-from limnet.annotator.widget.actions import ActionPanel, ToolPanel
-from limnet.annotator.widget.canvas import Overlay, SlicePainter
+from limnet.annotator.widget.canvas import LIGHT, Marks, Overlay, SlicePainter
 from limnet.annotator.widget.controller import Controller
-from limnet.annotator.widget.keys import press_key
-from limnet.annotator.widget.marks import LIGHT, Marks
+from limnet.annotator.widget.keys import keys_help, press_key
 from limnet.annotator.widget.panels import (
     COLOURS,
+    ActionPanel,
     FilePanel,
     LookPanel,
     ObjectPanel,
     SlicePanel,
-    keys_help,
+    ToolPanel,
 )
-from limnet.annotator.widget.strip import legend
+from limnet.annotator.widget.timeline import legend
 from limnet.annotator.widget.view import View, windowed
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.volumes import Volume
@@ -96,7 +96,7 @@ class ClickWidget(ipywidgets.VBox):
         self._release()
         self._open()
         if self.recording is not None:
-            self.controller.tell(f"The journal up to here is {aside.name}.")
+            self.controller.set_status(f"The journal up to here is {aside.name}.")
 
     def close(self) -> None:
         """Stop what runs, let others open the journal, and remove the widget."""
@@ -145,7 +145,10 @@ class ClickWidget(ipywidgets.VBox):
         if self._loop is None:
             self.paint()
             self.refresh()
-            return
+        else:
+            self._post(self._schedule)
+
+    def _schedule(self) -> None:
         if self._painting is None:
             self._painting = self._loop.call_soon(self.paint)
         now = self._loop.time()
@@ -238,7 +241,7 @@ class ClickWidget(ipywidgets.VBox):
         planes = ipywidgets.HBox(
             [painter.canvas for painter in self._small], layout={"overflow": "hidden"}
         )
-        self._listen([self.glass, slices.strip.canvas, planes, actions.box, tools.box])
+        self._listen([self.glass, slices.timeline.canvas, planes, actions.box, tools.box])
         right = {"flex": "1 1 300px", "min_width": "280px", "max_width": "480px"}
         self._beside = ipywidgets.VBox(
             [planes, *(panel.box for panel in beside), ipywidgets.HTML(legend())], layout=right
@@ -252,33 +255,30 @@ class ClickWidget(ipywidgets.VBox):
         stem = stem.with_name(stem.name.removesuffix(".jsonl"))
         return FilePanel(self.controller, stem, self.journal, self.begin_anew)
 
-    def _listen(self, hears_keys: list[ipywidgets.Widget]) -> None:
+    def _listen(self, with_keys: list[ipywidgets.Widget]) -> None:
         """To mouse and keys; ipycanvas alone cannot tell the buttons apart."""
-        on_canvas = {"source": self.glass, "prevent_default_action": True}
-        pressed = ["mousedown", "mouseup", "mouseleave", "contextmenu"]
-        moved = {"wait": MOVES, "throttle_or_debounce": "throttle"}
-        self._events = [
-            Event(watched_events=pressed, **on_canvas),
-            *(
-                Event(watched_events=[each], **moved, **on_canvas)
-                for each in ("mousemove", "wheel")
-            ),
-        ]
-        for event in self._events:
-            event.on_dom_event(self.on_mouse)
-        for source in hears_keys:  # while the mouse is over it; nothing that one types into
-            event = Event(
-                source=source, watched_events=["keydown"], ignore_modifier_key_events=True,
-                prevent_default_action=True,
-            )  # fmt: skip
-            event.on_dom_event(self.on_key)
-            self._events.append(event)
+        self._events: list[Event] = []
+        moves = {"throttle_or_debounce": "throttle", "wait": MOVES}
+        buttons = ["mousedown", "mouseup", "mouseleave", "contextmenu"]
+        self._on(self.glass, buttons, self.on_mouse)
+        for kind in ("mousemove", "wheel"):  # neither holds the other back
+            self._on(self.glass, [kind], self.on_mouse, **moves)
+        for source in with_keys:  # while the mouse is over it; nothing that one types into
+            self._on(source, ["keydown"], self.on_key, ignore_modifier_key_events=True)
         for number, painter in enumerate(self._small):
-            event = Event(
-                source=painter.canvas, watched_events=["mousedown"], prevent_default_action=True
-            )
-            event.on_dom_event(lambda event, number=number: self._on_small(number, event))
-            self._events.append(event)
+            self._on(painter.canvas, ["mousedown"], partial(self._on_small, number))
+
+    def _on(
+        self,
+        source: ipywidgets.Widget,
+        kinds: list[str],
+        handler: Callable[[dict[str, Any]], None],
+        **options: Any,
+    ) -> None:
+        """Have a handler called, on the kernel's loop, when such events come from the browser."""
+        event = Event(source=source, watched_events=kinds, prevent_default_action=True, **options)
+        event.on_dom_event(lambda values: self._post(lambda: handler(values)))
+        self._events.append(event)
 
     def _on_small(self, number: int, event: dict[str, Any]) -> None:
         look = self.controller.look
@@ -330,17 +330,20 @@ class ClickWidget(ipywidgets.VBox):
     def _welcome(self) -> None:
         """Say what the journal had to say."""
         if self.recording is None:
-            self.controller.tell("Nothing is recorded: this volume has no file.")
+            self.controller.set_status("Nothing is recorded: this volume has no file.")
             return
         made = sum(len(each.session.clicks) for each in self.annotation.objects)
         clicks = f"{made} click{'s' * (made != 1)}"
         on = f"Going on where the journal {self.journal.name} ends: {clicks}."
         notices = self.recording.notices
-        self.controller.tell(" ".join([on if made else HINT, *notices]), error=bool(notices))
+        self.controller.set_status(" ".join([on if made else HINT, *notices]), error=bool(notices))
 
     def _post(self, call: Callable[[], None]) -> None:
-        """Have a call made in the main thread."""
-        if self._loop is None:
+        """Have a call made on the kernel's loop: the one way there for handlers and threads.
+
+        JupyterLab 4.4 and later sends the messages of widgets on a thread of their own.
+        """
+        if self._loop is None or _running_loop() is self._loop:
             call()
         else:
             self._loop.call_soon_threadsafe(call)

@@ -12,12 +12,12 @@ from ipycanvas import Canvas
 from ipywidgets import Layout
 from jaxtyping import Float, Int
 
-from limnet.annotator.widget.off_screen import held, on_screen
+from limnet.annotator.widget.image_cache import held, on_screen
 
 WIDTH, HEIGHT = 560, 64
 BACKGROUND, NEUTRAL = "#1e2026", "#5c6069"  # its own, so that it looks the same in any theme
 ROUNDS = ("#3f76b5", "#5b98d0", "#82b9e3", "#b0d6f2", "#dff0fc")  # the last from round 5 on
-GIVEN, LOCKED, POINTED = "#f0a030", "#d5d8de", "#ffffff"
+BY_USER, LOCKED, POINTED = "#f0a030", "#d5d8de", "#ffffff"
 PREVIOUS, LATEST = "#b98af5", "#4cc2a4"  # the better round
 DOUBT = "#ff6fae"
 LEVELS = 5  # of probability and doubt that are told apart
@@ -147,7 +147,7 @@ def rectangles(
             Rectangle(x, top, wide, tall, colour) for top, tall, colour in filter(None, found)
         ]
         size = min(max(wide, 3), 8)
-        ticks = ((CLICKED_ROW, GIVEN, "clicked"), (LOCKED_ROW, LOCKED, "locked"))
+        ticks = ((CLICKED_ROW, BY_USER, "clicked"), (LOCKED_ROW, LOCKED, "locked"))
         for (top, tall), colour, name in ticks:
             if any(getattr(each, name) for each in here):
                 shown.append(Rectangle(x + (wide - size) // 2, top, size, tall, colour))
@@ -164,7 +164,7 @@ def _area(here: Sequence[Record], largest: int, room: int) -> Band:
         return None
     latest = max((each.round or 1 for each in here if each.source == "propagated"), default=1)
     tall = max(round(room * area / max(largest, 1)), 2)
-    return AREA_TOP + room - tall, tall, GIVEN if given else ROUNDS[min(latest, len(ROUNDS)) - 1]
+    return AREA_TOP + room - tall, tall, BY_USER if given else ROUNDS[min(latest, len(ROUNDS)) - 1]
 
 
 def _better(here: Sequence[Record], height: int, threshold: float) -> Band:
@@ -217,7 +217,7 @@ def described(slice_index: int, record: Record, expected_error: float = 0.0) -> 
 def legend() -> str:
     """HTML that says what the colours are."""
     meanings = (
-        ((GIVEN,), "clicked, painted"),
+        ((BY_USER,), "clicked, painted"),
         ((LOCKED,), "locked"),
         (ROUNDS, "area, by round 1 to 5"),
         ((LATEST, NEUTRAL, PREVIOUS), "better: latest round to round before"),
