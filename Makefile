@@ -158,8 +158,8 @@ large-run: run-62_large_run ## every case of a data set over all cores; goes on 
 measure-large-run: $(ok) ## twenty kills of a large run, and one worker against two
 	PYTHONPATH=tests "$(python)" -m measure.large_run
 
-measure-speed: $(ok) ## clicks, rounds, memory, 16 bits on the real cases: README's numbers
-	PYTHONPATH=tests "$(python)" -m measure.speed
+measure-speed: $(ok) ## speed, memory, 16 bits on real cases; AGAINST=FOLDER: another checkout too
+	PYTHONPATH=tests "$(python)" -m measure.speed $(if $(AGAINST),--against "$(AGAINST)")
 
 measure-widget: $(ok) ## the annotator's speed and memory in a browser, and 50 kills
 	PYTHONPATH=tests "$(python)" -m measure.widget
