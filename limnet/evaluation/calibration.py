@@ -27,7 +27,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(probabilities: Probabilities, truths: Truths, bins: int = BINS) -> Reliability:
-    """What was said and what came true, bin by bin.
+    """Mean probability and share that came true, bin by bin.
 
     Raises:
         ValueError: there is no answer, or a probability is outside [0, 1].
