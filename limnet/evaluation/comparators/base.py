@@ -34,6 +34,8 @@ Masks = Bool[np.ndarray, "slices height width"]
 
 CHECKPOINTS_VARIABLE = "LIMNET_COMPARATORS"  # environment: the folder of the checkpoints
 HUB = "hub:"  # before a name on the Hugging Face Hub: the only way to a download
+# what a file raises that holds code, or something else than weights
+NO_WEIGHTS = (LookupError, TypeError, RuntimeError, UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,7 @@ class About:
         )
 
     def imported(self) -> ModuleType:
-        """The package.
-
-        Raises:
-            ModuleNotFoundError: it is not installed; the message says how it is.
-        """
+        """The package, or a ModuleNotFoundError that says how it is installed."""
         try:
             return import_module(self.package)
         except ImportError as error:
@@ -80,8 +78,7 @@ class About:
     def found(self, checkpoint: str | Path | None = None) -> str:
         """The checkpoint that the caller passed, else that of the folder `LIMNET_COMPARATORS`.
 
-        Raises:
-            FileNotFoundError: there is none; the message says where one comes from.
+        A FileNotFoundError says where one comes from.
         """
         if self.package == "transformers" and str(checkpoint).startswith(HUB):
             return str(checkpoint)
@@ -94,46 +91,28 @@ class About:
         return str(checkpoint)
 
     def state(self, path: str | Path, key: str) -> dict[str, Tensor]:
-        """Weights in safetensors, or under a key of a PyTorch file; no code in it is run.
-
-        Raises:
-            ValueError: the file holds no such weights.
-        """
+        """Weights in safetensors, or under a key of a PyTorch file; no code in it is run."""
         try:
             if Path(path).suffix == ".safetensors":
                 return load_file(path)
             with torch.serialization.safe_globals([Namespace]):  # training's arguments lie beside
                 return torch.load(path, map_location="cpu", weights_only=True)[key]
-        except (
-            OSError,
-            EOFError,
-            LookupError,
-            TypeError,
-            RuntimeError,
-            UnpicklingError,
-            SafetensorError,
-        ) as error:
+        except (OSError, EOFError, *NO_WEIGHTS) as error:
             raise ValueError(
                 f"{path} must hold tensors under {key} and nothing that runs code, got: {error}. "
                 f"{self.guide}"
             ) from error
 
     def pretrained(self, kind: str, checkpoint: str, device: torch.device | str) -> Any:
-        """A network of `transformers` from safetensors, in eval mode.
+        """A network of `transformers` of this class, from safetensors, in eval mode.
 
-        Args:
-            kind: the class of `transformers`.
-            checkpoint: a folder, which is read without network, or "hub:" and a name on the Hub.
-
-        Raises:
-            ValueError: there are no such weights, or they are another network's.
+        A folder is read without network; only "hub:" and a name on the Hub downloads.
         """
         transformers = self.imported()
         on_hub = checkpoint.startswith(HUB)
         source = checkpoint.removeprefix(HUB) if on_hub else str(Path(checkpoint).resolve())
-        bar = transformers.utils.logging.is_progress_bar_enabled()
+        transformers.utils.logging.disable_progress_bar()
         try:
-            transformers.utils.logging.disable_progress_bar()
             model, report = getattr(transformers, kind).from_pretrained(
                 source,
                 local_files_only=not on_hub,
@@ -147,9 +126,6 @@ class About:
                 f"{self.title} needs a folder with config.json and model.safetensors, got "
                 f"{source}: {error}. {self.guide}"
             ) from error
-        finally:
-            if bar:
-                transformers.utils.logging.enable_progress_bar()
         wrong = [*report["missing_keys"], *report["mismatched_keys"]]
         if wrong:  # transformers would go on with random weights in their place
             raise ValueError(

@@ -1,7 +1,6 @@
 """nnInteractive (Isensee et al., 2025), the strongest open 3D rival; newer than the paper.
 
-Volume and clicks go to its own inference session: raw intensities (it wants no window), one point a
-click, a prediction after each, as when a user clicks.
+Raw intensities and clicks go to its own inference session, one point a click.
 """
 
 import io

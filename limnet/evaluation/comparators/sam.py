@@ -73,12 +73,7 @@ class Sam(Comparator):
     def predict(
         self, volume: Volume, index: int, clicks: Sequence[Click], previous: Logits | None = None
     ) -> Logits:
-        """Logits of the object on a slice after these clicks.
-
-        Args:
-            clicks: all on this slice.
-            previous: what the clicks before the last one gave.
-        """
+        """Logits of the object on a slice; `previous`: those of the clicks before the last."""
         embedding = self._embedding(volume, index)
         points, labels = self.square.points(clicks, volume.images.shape[1:3])
         # one click is ambiguous: the best of three masks; then SAM's paper shows it the last logits
@@ -113,9 +108,8 @@ def on_every_slice(
 ) -> tuple[Masks, tuple[Click, ...]]:
     """The paper's "N points" (or 6 N, 10 N): SAM's masks and all clicks, some on every slice.
 
-    No `Comparator`: the simulated user sees the truth, clicks on each of the N slices that show
-    the target, at the deepest point first and then in the larger error as in RITM, and leaves the
-    other slices alone, so that SAM cannot be wrong on them.
+    No `Comparator`: the simulated user sees the truth and clicks on each of the N slices that show
+    the target, so that SAM cannot be wrong on the other slices.
 
     Args:
         target: the true masks.

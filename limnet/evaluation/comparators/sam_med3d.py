@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from scipy import ndimage
+from scipy.ndimage import affine_transform
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -55,7 +55,7 @@ class SamMed3D(Comparator):
         """`model`: that of `medim.create_model("SAM-Med3D")`, in eval mode."""
         super().__init__(ABOUT.version(), model)
         self.model = model
-        self._kept: tuple[Any, Tensor] | None = None  # the last cube's embedding
+        self._last: tuple[Any, Tensor] | None = None  # cube and its embedding
 
     @classmethod
     def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "SamMed3D":
@@ -66,49 +66,39 @@ class SamMed3D(Comparator):
         model.load_state_dict(ABOUT.state(checkpoint, "model_state_dict"))
         return cls(model.eval().to(device))
 
+    @torch.inference_mode()
     def segment(self, volume: Volume, clicks: Sequence[Click]) -> Masks:
         """Masks on all slices; what lies outside the cube is empty."""
         first = next(click for click in clicks if click.positive)
         cube = cube_affine(volume, first)
-        embedding = self._embedding(volume, cube)
-        logits = torch.zeros(1, 1, *[SIDE // 4] * 3, device=embedding.device)
+        embedding, encoder = self._embedding(volume, cube), self.model.prompt_encoder
+        device = embedding.device
+        logits = torch.zeros(1, 1, *[SIDE // 4] * 3, device=device)
         for click in [first, *(click for click in clicks if click is not first)]:
             position = in_cube(volume, cube, click)
-            if (position > -0.5).all() and (position < SIDE - 0.5).all():
-                logits = self._predict(embedding, position, click.positive, logits)
+            if (position <= -0.5).any() or (position >= SIDE - 0.5).any():
+                continue
+            point = torch.from_numpy(position).float()[None, None].to(device)
+            label = torch.tensor([[int(click.positive)]], device=device)
+            sparse, dense = encoder(points=[point, label], boxes=None, masks=logits)
+            logits, _ = self.model.mask_decoder(
+                image_embeddings=embedding,
+                image_pe=encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
         large = interpolate(logits, [SIDE] * 3, mode="trilinear")[0, 0].cpu().numpy()
-        matrix = np.linalg.inv(cube) @ volume.affine
-        shape = volume.images.shape[:3]
-        return _sampled(large, matrix, shape, outside=OUTSIDE) > 0
+        to_cube, shape = np.linalg.inv(cube) @ volume.affine, volume.images.shape[:3]
+        return affine_transform(large, to_cube, output_shape=shape, order=1, cval=OUTSIDE) > 0
 
-    @torch.inference_mode()
-    def _predict(
-        self,
-        embedding: Tensor,
-        position: Float[np.ndarray, " 3"],
-        positive: bool,
-        logits: Float32[Tensor, "1 1 low low low"],
-    ) -> Float32[Tensor, "1 1 low low low"]:
-        point = torch.from_numpy(position).float()[None, None].to(embedding.device)
-        label = torch.tensor([[int(positive)]], device=embedding.device)
-        sparse, dense = self.model.prompt_encoder(points=[point, label], boxes=None, masks=logits)
-        logits, _ = self.model.mask_decoder(
-            image_embeddings=embedding,
-            image_pe=self.model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return logits
-
-    @torch.inference_mode()
     def _embedding(self, volume: Volume, cube: Affine) -> Tensor:
         key = (volume.digest, volume.modality, volume.affine.tobytes(), cube.tobytes())
-        if self._kept is None or self._kept[0] != key:
+        if self._last is None or self._last[0] != key:
             images = torch.from_numpy(cube_of(volume, cube))[None, None]
             device = next(self.model.parameters()).device
-            self._kept = key, self.model.image_encoder(images.to(device))
-        return self._kept[1]
+            self._last = key, self.model.image_encoder(images.to(device))
+        return self._last[1]
 
 
 def cube_affine(volume: Volume, centre: Click) -> Affine:
@@ -132,18 +122,9 @@ def cube_of(volume: Volume, cube: Affine) -> Float32[np.ndarray, "side side side
         images = images.mean(axis=-1)
     if volume.modality == "CT":
         images = images.clip(*CT_RANGE)
-    matrix = np.linalg.inv(volume.affine) @ cube
-    values = _sampled(images, matrix, (SIDE,) * 3, outside=0.0)
+    to_volume = np.linalg.inv(volume.affine) @ cube
+    values = affine_transform(images, to_volume, output_shape=(SIDE,) * 3, order=1)
     above = values[values > 0]
     if above.size < 2 or above.std() == 0:
         return np.zeros_like(values)
     return ((values - above.mean()) / above.std(ddof=1)).astype(np.float32)
-
-
-def _sampled(
-    values: Float32[np.ndarray, "_ _ _"], matrix: Affine, shape: tuple[int, ...], *, outside: float
-) -> Float32[np.ndarray, "_ _ _"]:
-    """Values at matrix @ voxel for every voxel of a grid, linearly."""
-    return ndimage.affine_transform(
-        values, matrix, output_shape=shape, order=1, mode="constant", cval=outside
-    )
