@@ -59,7 +59,7 @@ class LargeRun:
 
     @cached_property
     def digest(self) -> str:
-        """That of the networks."""
+        """Of the networks."""
         return _load(self.networks).digest
 
     def plan(self, tasks: Iterable[Task]) -> Plan:

@@ -1,8 +1,7 @@
 """What an evaluation must not leak: the truth to the method, training images to the test.
 
-Only the simulated user and the scores look at the true masks. `method`, `volumes` and `networks`
-import nothing of `evaluation`, and `Segmenter`s get a volume and clicks. Other tools leak so: a
-crop around the truth, the next slice chosen by it.
+Only the simulated user and the scores look at the true masks. Other tools leak them: a crop around
+the truth, or the next slice chosen by it.
 """
 
 import hashlib

@@ -1,9 +1,8 @@
 """Other people's protocols: who clicks where, and how the rounds are scored.
 
-A simulated user is called with (target, masks, clicks) and gives the next click, so that
-`evaluation.evaluate` plays any of them; chance depends on a seed and the number of clicks alone,
-not on what was played before, and the user's repr says all about it. The paper's protocol, as far
-as it says one, is `simulated_user.next_click`.
+A simulated user is called with (target, masks, clicks) and gives the next click. Chance depends on
+a seed and the number of clicks alone, and the user's repr says all about it. The paper's protocol,
+as far as it says one, is `users.next_click`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=int)
 
 @dataclass(frozen=True)
 class SliceBySlice:
-    """The paper's user with one of the rules for the slice (`simulated_user.SLICE_RULES`)."""
+    """The paper's user, `next_click`, with one of the rules for the slice (`SLICE_RULES`)."""
 
     slice_rule: str = "largest_error"
     seed: int = 0
@@ -37,7 +36,6 @@ class SliceBySlice:
     def __call__(
         self, target: Masks, masks: Masks | None = None, clicks: Sequence[Click] = ()
     ) -> Click | None:
-        """`next_click` by this rule."""
         rng = np.random.default_rng([self.seed, len(clicks)])
         return next_click(target, masks, clicks, slice_rule=self.slice_rule, rng=rng)
 
@@ -46,16 +44,14 @@ class SliceBySlice:
 class Challenge:
     """The user of the CVPR 2025 interactive challenge, who clicks in 3D.
 
-    Errors of both kinds together, joined by faces, edges or corners; the deepest voxel of the
-    largest part, in voxels, not mm, with voxels beyond the border correct; among equally deep ones
-    a seeded choice. (The challenge halves volumes of more than 60 million voxels first; here none
-    is.)
+    Errors of both kinds are joined by faces, edges or corners. The click goes to the deepest voxel
+    of the largest part; among equally deep ones a seed chooses. Depth is in voxels, and voxels
+    beyond the border are correct. Unlike the challenge, no large volume is halved first.
     """
 
     def __call__(
         self, target: Masks, masks: Masks | None = None, clicks: Sequence[Click] = ()
     ) -> Click | None:
-        """The click, positive where the target is; it may be at a voxel clicked before."""
         wrong = target if masks is None else target ^ masks
         parts, count = ndimage.label(wrong, NEIGHBOURS_26)
         if not count:
@@ -78,7 +74,6 @@ class RandomError:
     def __call__(
         self, target: Masks, masks: Masks | None = None, clicks: Sequence[Click] = ()
     ) -> Click | None:
-        """The click, positive where the target is."""
         wrong = np.argwhere(target if masks is None else target ^ masks)
         if not len(wrong):
             return None
@@ -89,7 +84,7 @@ class RandomError:
 
 @dataclass(frozen=True)
 class Jittered:
-    """Another user with an unsteady hand: normally distributed steps along rows and columns."""
+    """Another user with an unsteady hand: normal steps along rows and columns of the slice."""
 
     user: User
     pixels: float | int  # standard deviation of either step
@@ -98,7 +93,6 @@ class Jittered:
     def __call__(
         self, target: Masks, masks: Masks | None = None, clicks: Sequence[Click] = ()
     ) -> Click | None:
-        """The other's click beside its place, on the same slice and with the same sign."""
         click = self.user(target, masks, clicks)
         if click is None:
             return None
@@ -123,5 +117,5 @@ def challenge_area(scores: Sequence[float]) -> float:
 
 def challenge_surface(dice: Sequence[float], surface_dice: Sequence[float]) -> tuple[float, ...]:
     """NSD of every round, zero where DSC is 0.2 or less, as the challenge has it."""
-    both = zip(dice, surface_dice, strict=True)
-    return tuple(0.0 if dsc <= DSC_FOR_NSD else nsd for dsc, nsd in both)
+    pairs = zip(dice, surface_dice, strict=True)
+    return tuple(0.0 if dsc <= DSC_FOR_NSD else nsd for dsc, nsd in pairs)

@@ -34,9 +34,9 @@ def connect(scheduler: str, *, workers: int, threads: int) -> Iterator[Client]:
     """A client whose workers compute one case at a time.
 
     Whoever reaches a dask scheduler or worker can run any program through it. Workers started here
-    listen on this machine alone and end with the client; do not start them where people whom you do
-    not trust have logins. Give an address only of a scheduler that you started yourself, in a
-    network that you trust (see dask's TLS settings for others).
+    listen on this machine alone and end with the client: start none where people have logins whom
+    you do not trust. Give an address only of a scheduler that you started, in a network that you
+    trust.
 
     Args:
         scheduler: "local", or the address of a dask scheduler (`dask scheduler --host 127.0.0.1`)
@@ -59,11 +59,7 @@ def connect(scheduler: str, *, workers: int, threads: int) -> Iterator[Client]:
 
 
 def local_workers(workers: int, threads: int) -> int:
-    """How many workers there are on this machine; 0 asks for as many as fit.
-
-    Raises:
-        ValueError: they do not fit.
-    """
+    """How many workers there are on this machine, 0: as many as fit; a ValueError if too many."""
     fit, on_gpus = CPU_COUNT // max(threads, 1), ""
     if gpus := visible_gpus():
         fit = min(fit, len(gpus))
@@ -100,11 +96,7 @@ def _local_cluster(workers: int, threads: int) -> SpecCluster:
 
 
 def check_workers(client: Client, threads: int) -> None:
-    """Refuse workers that would take more than the cores of their machine.
-
-    Raises:
-        ValueError: one computes several cases at a time, or those of a machine have too few cores.
-    """
+    """Refuse workers that compute several cases at a time, or have too few cores together."""
     several = {name: count for name, count in client.nthreads().items() if count != 1}
     if several:
         raise ValueError(
