@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from limnet.reports.claims import Claim, Runs, Status, Verdict, changes, judge, read_ledger, summary
-from limnet.reports.claims.ledger import Judged
-from limnet.reports.claims.rules import RULES
+from limnet.reports.claim_rules import RULES, Runs, Status, Verdict
+from limnet.reports.claims import Claim, Judged, changes, judge, read_ledger, summary
 from limnet.reports.results import published
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NO_RUNS = Runs(Path("no such folder"))
 
 
@@ -242,8 +241,8 @@ GOOD = {"where": "II", "says": "x", "rule": {"same": {"values": {"a": 1}}}, "sta
     [
         ({"rule": {"guess": {}}}, "one rule of same, total"),
         ({"rule": {"same": {}, "cell": {}}}, "one rule of"),
-        ({"where": None}, "it lacks where"),
-        ({"sttatus": "HOLDS"}, "has besides sttatus"),
+        ({"where": None}, "must have"),
+        ({"sttatus": "HOLDS"}, "sttatus"),
         ({"status": "MAYBE"}, "must be one of HOLDS, CONTRADICTS"),
     ],
 )

@@ -1,27 +1,86 @@
 """The rules that check claims: each looks at the paper's own numbers, or at our runs."""
 
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from limnet.metrics import bootstrap_interval
-from limnet.reports.claims.claim import Status, Verdict
-from limnet.reports.claims.runs import Runs
 from limnet.reports.results import published
 
 TOLERANCE = 2.0  # points of DSC within which a cell counts as reproduced
 HALF_DIGIT = 0.5 + 1e-9  # of the last printed digit: what rounding may do
 
-Rule = Callable[..., Verdict]
 Number = float | int
+
+
+class Status(StrEnum):
+    """What a rule may find; the words that the ledger shows."""
+
+    HOLDS = "holds in the paper's own numbers"
+    CONTRADICTS = "contradicts the paper's own numbers"
+    REPRODUCED = "reproduced within tolerance"
+    OUTSIDE = "outside tolerance"
+    WAITING = "waiting for a run"  # public data or hardware that were not at hand
+    BLOCKED = "blocked"  # data, masks or weights that are not public
+    UNDEFINED = "undefined"  # the paper does not say
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule found, and by what."""
+
+    status: Status
+    evidence: str
+
+
+class Run(NamedTuple):
+    """A result that a notebook wrote."""
+
+    rows: pd.DataFrame
+    ran_on: str  # the words about the data; empty where the run says nothing
+
+    @property
+    def real(self) -> bool:
+        """Whether all it ran on are the published data, no phantoms."""
+        return bool(self.ran_on) and "synthetic" not in self.ran_on
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The reports folder."""
+
+    folder: Path
+
+    def result(self, notebook: str, name: str) -> Run | None:
+        """`<folder>/<notebook>/<name>.json`; None where it is missing or unreadable."""
+        try:
+            text = (self.folder / notebook / f"{name}.json").read_text(encoding="utf-8")
+            content = json.loads(text)
+            return Run(pd.DataFrame(content["rows"]), str(content["provenance"].get("ran_on", "")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def rows(self, notebook: str, name: str) -> pd.DataFrame:
+        """The rows of a result; none where it is missing."""
+        run = self.result(notebook, name)
+        return pd.DataFrame() if run is None else run.rows
 
 
 def verdict(holds: bool | np.bool, evidence: str) -> Verdict:
     """What the paper's own numbers say."""
     return Verdict(Status.HOLDS if holds else Status.CONTRADICTS, evidence)
+
+
+def _reproduced(is_near: bool | np.bool, evidence: str) -> Verdict:
+    """What our run says."""
+    return Verdict(Status.REPRODUCED if is_near else Status.OUTSIDE, evidence)
 
 
 def same(runs: Runs, *, values: dict[str, Any]) -> Verdict:
@@ -62,28 +121,31 @@ def cell(runs: Runs, *, table: str, row: str, column: str, equals: Number) -> Ve
     return verdict(found == equals, f"the table has {found:g}, the text {equals:g}")
 
 
-def higher(
-    runs: Runs, *, table: str, row: str, than: list[str] | None = None, columns: Sequence[str] = ()
-) -> Verdict:
+def higher(runs: Runs, **about: Any) -> Verdict:
     """A row is above others in every one of some columns; above all others if none are named."""
-    cells = published(table).rows
-    than, columns = list(than or cells.index.drop(row)), list(columns or cells.columns)
-    best = cells.loc[than, columns].max()
-    lost = [name for name in columns if not cells.loc[row, name] > best[name]]
-    said = ", ".join(f"{name} {cells.loc[row, name]:g} : {best[name]:g}" for name in columns)
-    return verdict(not lost, said + (f"; not higher in {', '.join(lost)}" if lost else ""))
+    return _beside_others(1, "higher", **about)
 
 
-def lower(
-    runs: Runs, *, table: str, row: str, than: list[str] | None = None, columns: Sequence[str] = ()
+def lower(runs: Runs, **about: Any) -> Verdict:
+    """A row is below others in every one of some columns; below all others if none are named."""
+    return _beside_others(-1, "lower", **about)
+
+
+def _beside_others(
+    sign: int,
+    word: str,
+    *,
+    table: str,
+    row: str,
+    than: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> Verdict:
-    """A row is below others in every one of some columns."""
     cells = published(table).rows
     than, columns = list(than or cells.index.drop(row)), list(columns or cells.columns)
-    worst = cells.loc[than, columns].min()
-    won = [name for name in columns if not cells.loc[row, name] < worst[name]]
-    said = ", ".join(f"{name} {cells.loc[row, name]:g} : {worst[name]:g}" for name in columns)
-    return verdict(not won, said + (f"; not lower in {', '.join(won)}" if won else ""))
+    nearest = sign * (sign * cells.loc[than, columns]).max()
+    lost = [name for name in columns if not sign * cells.loc[row, name] > sign * nearest[name]]
+    said = ", ".join(f"{name} {cells.loc[row, name]:g} : {nearest[name]:g}" for name in columns)
+    return verdict(not lost, said + (f"; not {word} in {', '.join(lost)}" if lost else ""))
 
 
 def lower_only_in(runs: Runs, *, table: str, row: str, than: str, columns: list[str]) -> Verdict:
@@ -129,14 +191,13 @@ def _moved(rows: pd.DataFrame, moves: Sequence[str]) -> Iterator[str]:
     """Points of DSC between the usual choice and others, for each collection."""
     for collection, part in rows.groupby("collection", sort=False):
         means = part.groupby("choice", sort=False)[["per case", "per slice"]].mean()
-        usual = means.iloc[0]
-        others = {
-            choice: means.loc[choice, "per case"] for choice in moves if choice in means.index
-        }
-        others |= {"per slice": usual["per slice"]} if "per slice" in moves else {}
-        said = [f"{name} {value - usual['per case']:+.1f}" for name, value in others.items()]
+        others = means["per case"].reindex([*moves]).dropna()
+        if "per slice" in moves:
+            others["per slice"] = means["per slice"].iloc[0]
+        usual = means["per case"].iloc[0]
+        said = ", ".join(f"{name} {value - usual:+.1f}" for name, value in others.items())
         if said:
-            yield f"moves {collection} by {', '.join(said)} points"
+            yield f"moves {collection} by {said} points"
 
 
 def blocked(runs: Runs, *, because: str) -> Verdict:
@@ -172,21 +233,18 @@ def run_cell(
     mean = sum(scores) / len(scores)
     near = abs(mean - paper) <= TOLERANCE or low <= paper <= high
     said = f"ours {mean:.1f} ({low:.1f} to {high:.1f}, {len(scores)} cases), paper {paper:g}"
-    return Verdict(Status.REPRODUCED if near else Status.OUTSIDE, said)
+    return _reproduced(near, said)
 
 
 def run_count(runs: Runs, *, data_set: str, split: str, paper: Number, needs: str) -> Verdict:
     """A number of Table III is our count of all images or slices, or of those with a label."""
-    run = runs.result("53_table_3_datasets", "table_3")
-    rows = pd.DataFrame() if run is None else run.rows
-    if len(rows):
-        of_set = (rows["data set"] == data_set) & (rows["split"] == split)
-        rows = rows[of_set & (rows["counted on"] == "the data set")]
+    at = {"data set": data_set, "split": split, "counted on": "the data set"}
+    rows = _rows_at(runs.rows("53_table_3_datasets", "table_3"), at)
     if not len(rows):
         return Verdict(Status.WAITING, needs)
     counted, labelled = (int(rows.iloc[0][name]) for name in ("ours", "ours with a label"))
     said = f"ours {counted}, with a label {labelled}, paper {paper:g}"
-    return Verdict(Status.REPRODUCED if paper in (counted, labelled) else Status.OUTSIDE, said)
+    return _reproduced(paper in (counted, labelled), said)
 
 
 def run_value(
@@ -205,16 +263,18 @@ def run_value(
     Args:
         at: the values that other columns have in the row that is meant.
     """
-    run = runs.result(notebook, result)
-    rows = pd.DataFrame() if run is None else run.rows
+    rows = _rows_at(runs.rows(notebook, result), at)
+    values = rows[column].dropna() if column in rows else []
+    if not len(values):
+        return Verdict(Status.WAITING, needs)
+    said = f"ours {', '.join(f'{value:.4g}' for value in values)}"
+    return _reproduced(values.between(at_least, at_most).all(), said)
+
+
+def _rows_at(rows: pd.DataFrame, at: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in at.items():
         rows = rows[rows[name] == value] if name in rows else rows.iloc[:0]
-    if column not in rows or not rows[column].notna().any():
-        return Verdict(Status.WAITING, needs)
-    values = rows[column].dropna()
-    inside = values.between(at_least, at_most).all()
-    said = f"ours {', '.join(f'{value:.4g}' for value in values)}"
-    return Verdict(Status.REPRODUCED if inside else Status.OUTSIDE, said)
+    return rows
 
 
 def steady(
@@ -240,31 +300,11 @@ def steady(
         return Verdict(Status.OUTSIDE, said)
     if not run.real or not len(steps):
         return Verdict(Status.WAITING, f"{needs}; so far {said}")
-    return Verdict(Status.REPRODUCED if claimed == (falls == 0) else Status.OUTSIDE, said)
+    return _reproduced(claimed == (falls == 0), said)
 
 
-def _rules(functions: Iterable[Rule]) -> dict[str, Rule]:
-    return {function.__name__: function for function in functions}
-
-
-RULES = _rules(
-    [
-        same,
-        total,
-        product,
-        gain,
-        cell,
-        higher,
-        lower,
-        lower_only_in,
-        second,
-        counted,
-        undefined,
-        blocked,
-        waiting,
-        run_cell,
-        run_count,
-        run_value,
-        steady,
-    ]
-)
+PAPER_RULES = (same, total, product, gain, cell, higher, lower, lower_only_in, second, counted)
+RUN_RULES = (undefined, blocked, waiting, run_cell, run_count, run_value, steady)
+RULES: dict[str, Callable[..., Verdict]] = {
+    rule.__name__: rule for rule in (*PAPER_RULES, *RUN_RULES)
+}
