@@ -1,5 +1,3 @@
-"""Volumes that stay in their file: slices are read when they are used."""
-
 import time
 
 import nibabel

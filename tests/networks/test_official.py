@@ -1,3 +1,5 @@
+import json
+import zlib
 from collections import OrderedDict
 from dataclasses import replace
 from hashlib import sha256
@@ -10,13 +12,18 @@ from test_click_net import TINY as TINY_CLICK_NET
 from test_propagation_net import TINY as TINY_PROPAGATION_NET
 
 from limnet.networks import official
-from limnet.networks.checkpoints import LITE_FOLDER, load_networks, read_metadata
+from limnet.networks.checkpoints import (
+    LITE_FOLDER,
+    load_networks,
+    read_metadata,
+)
 from limnet.networks.click_net import ClickNet
 from limnet.networks.official import (
     OFFICIAL,
     convert_official,
     is_converted,
     load_ritm,
+    load_xmem,
     ritm_key_map,
     xmem_key_map,
 )
@@ -159,3 +166,86 @@ def test_the_sizes_are_those_of_the_published_tensors():
             for key, shape in parity.published_shapes(name).items()
         )
         assert {OFFICIAL[kind].tensor_bytes for kind in kinds} == {size}
+
+
+PUBLISHED = {"ritm": parity.ritm_weights, "xmem": parity.xmem_weights}
+
+
+@pytest.fixture(scope="module")
+def xmem():
+    """A number per tensor, which takes no room in memory or in a file."""
+    shapes = enumerate(parity.published_shapes("xmem").items())
+    return {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in shapes}
+
+
+@pytest.mark.parametrize("name", ["ritm", "xmem"])
+def test_weights_by_rule_are_the_official_ones(name):
+    checks = json.loads((parity.FOLDER / "weights_check.json").read_text())[name]
+    weights = PUBLISHED[name]()
+    assert len(weights) == checks["total"]["n_keys"]
+    assert sum(tensor.numel() for tensor in weights.values()) == checks["total"]["n_elements"]
+    for key, check in checks["keys"].items():
+        assert list(weights[key].shape) == check["shape"]
+        if zlib.crc32(weights[key].numpy().tobytes()) != check["crc32"]:  # another libm
+            assert weights[key].double().sum().item() == pytest.approx(check["sum64"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "network_class", "key_map"),
+    [("ritm", ClickNet, ritm_key_map), ("xmem", PropagationNet, xmem_key_map)],
+)
+def test_our_networks_have_exactly_the_published_tensors(name, network_class, key_map):
+    with torch.device("meta"):
+        ours = network_class().state_dict()
+    published = {}
+    for key, shape in parity.published_shapes(name).items():
+        for theirs, our in key_map:
+            key = key.replace(theirs, our)
+        published[key] = shape
+    assert published == {key: tuple(tensor.shape) for key, tensor in ours.items()}
+
+
+def wrapped(state):
+    return {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}, "config": {}}
+
+
+def test_published_files_come_bare_or_wrapped(xmem, tmp_path):
+    torch.save(wrapped(xmem), tmp_path / "XMem.pth")
+    from_file, bare = load_xmem(tmp_path / "XMem.pth"), load_xmem(xmem)
+    for key, tensor in bare.state_dict().items():
+        assert torch.equal(from_file.state_dict()[key], tensor)
+    assert torch.equal(bare.key_projection.weight, xmem["key_proj.key_proj.weight"])
+    assert not bare.training
+
+
+def test_loading_leaves_the_given_tensors_alone(xmem):
+    given = xmem["decoder.pred.bias"].clone()
+    network = load_xmem(xmem)
+    torch.nn.init.ones_(network.decoder.predict.bias)
+    assert torch.equal(xmem["decoder.pred.bias"], given)
+
+
+def test_xmem_of_one_object_gains_a_channel_of_zeros(xmem):
+    first = xmem["value_encoder.conv1.weight"]
+    network = load_xmem({**xmem, "value_encoder.conv1.weight": first[:, :4]})
+    assert torch.equal(network.value_encoder.conv1.weight[:, :4], first[:, :4])
+    assert not network.value_encoder.conv1.weight[:, 4].any()
+
+
+def test_xmem_without_sensory_memory_is_refused(xmem):
+    gates = ("decoder.hidden_update.", "value_encoder.hidden_reinforce.")
+    state = {key: tensor for key, tensor in xmem.items() if not key.startswith(gates)}
+    with pytest.raises(ValueError, match=r"sensory memory .* use XMem.pth"):
+        load_xmem(state)
+
+
+def test_other_weights_are_not_taken_for_ritm(xmem):
+    with pytest.raises(ValueError, match=r"tensors of a ClickNet, got .* missing .* unexpected"):
+        load_ritm(xmem)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": [1, 2]}, [torch.zeros(1)], {"a": "b"}])
+def test_files_without_weights_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "ritm.pth")
+    with pytest.raises(ValueError, match="must hold a state dict"):
+        load_ritm(tmp_path / "ritm.pth")

@@ -100,10 +100,26 @@ def test_a_network_of_grey_slices_does_not_see_colours(generator, rgb):
     assert torch.allclose(*both, atol=1e-4) != rgb
 
 
-def test_training_reaches_every_parameter_that_has_influence():
-    net = ClickNet(TINY).train()
-    size = (2, 1, 32, 32)
-    logits = net(torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32), torch.zeros(size))
-    (logits.mask.mean() + logits.auxiliary.mean()).backward()
-    untouched = {key for key, value in net.named_parameters() if value.grad is None}
-    assert all("f_pixel" in key or "f_object" in key for key in untouched)
+def test_it_is_added_to_the_logits_of_the_coarse_grid():
+    torch.manual_seed(0)
+    net = ClickNet(replace(TINY, detail_channels=4)).eval()
+    inputs = torch.rand(1, 3, 32, 32), torch.zeros(1, 2, 32, 32), torch.zeros(1, 1, 32, 32)
+    with torch.no_grad():
+        net.detail.correct.weight.zero_()
+        net.detail.correct.bias.fill_(2)
+        raised = net(*inputs).mask
+        net.detail.correct.bias.zero_()
+        torch.testing.assert_close(raised, net(*inputs).mask + 2)
+
+
+def test_it_tells_neighbouring_pixels_apart_that_the_coarse_grid_cannot():
+    torch.manual_seed(0)
+    images = torch.zeros(1, 3, 32, 32)
+    images[..., 16] = 1  # a line of one pixel
+    nothing = torch.zeros(1, 2, 32, 32)
+    steps = []
+    for channels in (0, 4):
+        net = ClickNet(replace(TINY, detail_channels=channels)).eval()
+        row = net(images, nothing, nothing[:, :1]).mask[0, 0, 15]
+        steps.append((row.diff().diff().abs().max() / row.std()).item())
+    assert steps[1] > 2 * steps[0]

@@ -116,8 +116,3 @@ def test_an_object_takes_a_bit_a_pixel_of_its_box():
 def test_what_are_no_masks_is_refused(masks):
     with pytest.raises(ValueError, match=r"must be bool \(slices, height, width\)"):
         PackedMasks.pack(masks)
-
-
-def test_packed_masks_are_no_view():
-    with pytest.raises(ValueError, match="must be copied"):
-        np.asarray(PackedMasks.pack(blobs()), copy=False)

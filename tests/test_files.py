@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from limnet.files import atomic_write, write_whole
+from limnet.files import atomic_write, peak_memory, write_whole
 
 
 def names(folder):
@@ -36,3 +37,9 @@ def test_who_writes_nothing_is_told(tmp_path):
 def test_text_is_utf_8(tmp_path):
     write_whole(tmp_path / "a.txt", "größer")
     assert (tmp_path / "a.txt").read_bytes() == "größer".encode()
+
+
+def test_peak_memory_rises_with_what_a_process_holds():
+    before = peak_memory()
+    held = np.ones(200_000_000, dtype=np.uint8)
+    assert peak_memory() >= before and peak_memory() >= held.nbytes

@@ -1,7 +1,5 @@
 import json
-import zlib
 
-import parity
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,12 +16,9 @@ from limnet.networks.checkpoints import (
     save_network,
 )
 from limnet.networks.click_net import ClickNet
-from limnet.networks.official import load_ritm, load_xmem, ritm_key_map, xmem_key_map
-from limnet.networks.propagation_net import PropagationNet
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 
 TINY = QualityNetConfig("resnet10", width=2)
-PUBLISHED = {"ritm": parity.ritm_weights, "xmem": parity.xmem_weights}
 
 
 @pytest.fixture
@@ -31,13 +26,6 @@ def saved(tmp_path):
     path = tmp_path / "quality.safetensors"
     save_network(QualityNet(TINY), path, {"trained_on": "phantoms"})
     return path
-
-
-@pytest.fixture(scope="module")
-def xmem():
-    """A number per tensor, which takes no room in memory or in a file."""
-    shapes = enumerate(parity.published_shapes("xmem").items())
-    return {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in shapes}
 
 
 def rewrite(path, *, drop=None, add=None, **metadata):
@@ -68,11 +56,6 @@ def test_halved_weights_are_loaded_in_full_precision(saved):
     assert saved.stat().st_size < whole
     assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded.state_dict(), network.state_dict(), rtol=1e-3, atol=1e-4)
-
-
-def test_any_memory_format_can_be_saved(saved):
-    save_network(QualityNet(TINY).to(memory_format=torch.channels_last), saved)
-    load_network(saved)
 
 
 def test_an_interrupted_save_leaves_the_old_file(saved, monkeypatch):
@@ -158,85 +141,6 @@ def test_tensors_that_do_not_fit_are_named(saved):
         ValueError, match=r"QualityNet, got 1 missing \(classify.bias\); 1 unexpected \(spy\)"
     ):
         load_network(saved)
-
-
-@pytest.mark.parametrize("name", ["ritm", "xmem"])
-def test_weights_by_rule_are_the_official_ones(name):
-    checks = json.loads((parity.FOLDER / "weights_check.json").read_text())[name]
-    weights = PUBLISHED[name]()
-    assert len(weights) == checks["total"]["n_keys"]
-    assert sum(tensor.numel() for tensor in weights.values()) == checks["total"]["n_elements"]
-    for key, check in checks["keys"].items():
-        assert list(weights[key].shape) == check["shape"]
-        if zlib.crc32(weights[key].numpy().tobytes()) != check["crc32"]:  # another libm
-            assert weights[key].double().sum().item() == pytest.approx(check["sum64"], rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "network_class", "key_map"),
-    [("ritm", ClickNet, ritm_key_map), ("xmem", PropagationNet, xmem_key_map)],
-)
-def test_our_networks_have_exactly_the_published_tensors(name, network_class, key_map):
-    with torch.device("meta"):
-        ours = network_class().state_dict()
-    published = {}
-    for key, shape in parity.published_shapes(name).items():
-        for theirs, our in key_map:
-            key = key.replace(theirs, our)
-        published[key] = shape
-    assert published == {key: tuple(tensor.shape) for key, tensor in ours.items()}
-
-
-def wrapped(state):
-    return {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}, "config": {}}
-
-
-def test_published_files_come_bare_or_wrapped(xmem, tmp_path):
-    torch.save(wrapped(xmem), tmp_path / "XMem.pth")
-    from_file, bare = load_xmem(tmp_path / "XMem.pth"), load_xmem(xmem)
-    for key, tensor in bare.state_dict().items():
-        assert torch.equal(from_file.state_dict()[key], tensor)
-    assert torch.equal(bare.key_projection.weight, xmem["key_proj.key_proj.weight"])
-    assert not bare.training
-
-
-def test_loading_leaves_the_given_tensors_alone(xmem):
-    given = xmem["decoder.pred.bias"].clone()
-    network = load_xmem(xmem)
-    torch.nn.init.ones_(network.decoder.predict.bias)
-    assert torch.equal(xmem["decoder.pred.bias"], given)
-
-
-def test_xmem_of_one_object_gains_a_channel_of_zeros(xmem):
-    first = xmem["value_encoder.conv1.weight"]
-    network = load_xmem({**xmem, "value_encoder.conv1.weight": first[:, :4]})
-    assert torch.equal(network.value_encoder.conv1.weight[:, :4], first[:, :4])
-    assert not network.value_encoder.conv1.weight[:, 4].any()
-
-
-def test_xmem_without_sensory_memory_is_refused(xmem):
-    gates = ("decoder.hidden_update.", "value_encoder.hidden_reinforce.")
-    state = {key: tensor for key, tensor in xmem.items() if not key.startswith(gates)}
-    with pytest.raises(ValueError, match=r"sensory memory .* use XMem.pth"):
-        load_xmem(state)
-
-
-def test_other_weights_are_not_taken_for_ritm(xmem):
-    with pytest.raises(ValueError, match=r"tensors of a ClickNet, got .* missing .* unexpected"):
-        load_ritm(xmem)
-
-
-@pytest.mark.parametrize("content", [{"state_dict": [1, 2]}, [torch.zeros(1)], {"a": "b"}])
-def test_files_without_weights_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "ritm.pth")
-    with pytest.raises(ValueError, match="must hold a state dict"):
-        load_ritm(tmp_path / "ritm.pth")
-
-
-def test_files_that_run_code_are_refused(tmp_path):
-    torch.save({"state_dict": {}, "config": TINY}, tmp_path / "ritm.pth")
-    with pytest.raises(ValueError, match="must be a PyTorch file of weights"):
-        load_ritm(tmp_path / "ritm.pth")
 
 
 def test_nothing_is_drawn_at_random_where_weights_are_loaded(monkeypatch):
