@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from limnet.data.cases import Case
-from limnet.data.nifti_sets import write_btcv_twin
+from limnet.data.nifti_sets import BTCV
 from limnet.method.prompts import Click
 
 PERMISSION = "may_train_weights"  # field of a collection.json; a collection without never trains
@@ -117,4 +117,4 @@ def example_case(data_root: str | Path | None, twin: str | Path) -> Case:
     collection = Path(data_root) / "abdomen_ct" if data_root else None
     if collection is not None and collection.is_dir():
         return collection_cases(collection)[0]
-    return write_btcv_twin(twin, cases=1)[0]
+    return BTCV.write_twin(twin, cases=1)[0]

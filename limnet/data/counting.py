@@ -9,10 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from limnet.data.cases import Case
-from limnet.data.data_set import DataSet
-from limnet.data.image_set import ImageSet
-from limnet.data.labelled_image import SPLITS, LabelledImage
+from limnet.data.cases import SPLITS, Case, DataSet, LabelledImage
 
 TABLE_3 = {  # the paper's row -> key of DATA_SETS or IMAGE_SETS
     "Ishape": "ishape",
@@ -57,7 +54,7 @@ def count_images(images: Iterable[LabelledImage]) -> Counted:
 
 
 def count_set(
-    data_set: DataSet | ImageSet, data_root: str | Path | None, twin: Path, *, seed: int = 0
+    data_set: DataSet, data_root: str | Path | None, twin: Path, *, seed: int = 0
 ) -> tuple[dict[str, Counted], bool]:
     """What a data set, or its twin, has for "training" and for "test"; whether it is the twin.
 
@@ -71,7 +68,7 @@ def count_set(
     Raises:
         ValueError: as the adapter says, or a label cannot be read.
     """
-    if isinstance(data_set, ImageSet):
+    if data_set.of_images:
         images, _, synthetic = data_set.choose(data_root, twin, seed=seed)
         splits = {split: [image for image in images if image.split == split] for split in SPLITS}
         return {split: count_images(part) for split, part in splits.items()}, synthetic

@@ -1,4 +1,4 @@
-"""Which data sets are there, whether they are whole, and what each of their cases looks like.
+"""Which data sets are there, whether they are whole, and how many images they have (Table III).
 
 By default only names and headers are read. No SHA-256 of the public sets is known to us, so none is
 asserted: a thorough examination writes those of the files at hand, for the next one to compare.
@@ -13,14 +13,15 @@ from zlib import error as ZlibError
 
 import nibabel
 import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
 from nibabel.filebasedimages import ImageFileError
 from PIL import Image
+from skimage.transform import resize
 
-from limnet.data.cases import Case
+from limnet.data.cases import Case, DataSet, LabelledImage, Split
+from limnet.data.catalogue import Entry
 from limnet.data.collections import PERMISSION, collection_cases
-from limnet.data.data_set import DataSet, Split
-from limnet.data.image_set import ImageSet
-from limnet.data.labelled_image import LabelledImage
 from limnet.files import sha256_of
 
 LOOKED_AT = 200  # images of a 2D set whose headers are read by default, spread over all of them
@@ -77,7 +78,7 @@ class Finding:
 
 def inspect(
     key: str,
-    data_set: DataSet | ImageSet,
+    data_set: DataSet,
     data_root: str | Path | None,
     *,
     thorough: bool = False,
@@ -110,7 +111,7 @@ def inspect(
         problem,
         tuple(_rows(items, thorough)),
         _hashes(folder, files) if thorough else {},
-        data_set.split(items) if isinstance(data_set, DataSet) and items else None,
+        data_set.split(items) if items and not data_set.of_images else None,
     )
 
 
@@ -233,3 +234,72 @@ def _read(item: Case | LabelledImage, row: dict[str, Any]) -> None:
         raise ValueError("no voxel has a label")
     if known and present - allowed:
         raise ValueError(f"the labels {sorted(present - allowed)} are none of the data set's")
+
+
+def overview(findings: Iterable[Finding], entries: Mapping[str, Entry]) -> pd.DataFrame:
+    """A row a data set: whether it is there, how much of it, its licence, size and use."""
+    rows = []
+    for found in findings:
+        entry = entries[found.key]
+        rows.append(
+            {
+                "data set": entry.name,
+                "key": found.key,
+                "state": "not public" if entry.blocked and not found.folder else found.state,
+                "found / expected": found.against(entry.expected),
+                "on disk, GB": f"{found.megabytes / 1e3:.2f}" if found.folder else "-",
+                "download, GB": "?" if entry.gigabytes is None else f"{entry.gigabytes:g}",
+                "open to all": "yes" if entry.downloads else "no",
+                "used in": ", ".join(entry.unlocks),
+                "licence": entry.licence,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def instructions(entry: Entry) -> str:
+    """How to get a data set, as Markdown."""
+    lines = [f"**{entry.name}** ({entry.reference})" + f" <{entry.home}>" * bool(entry.home), ""]
+    lines += [f"{number}. {step}" for number, step in enumerate(entry.steps, 1)]
+    if entry.downloads:
+        lines += [f"{len(entry.steps) + 1}. Or let `make data-{entry.key}` do all this."]
+    return "\n".join(lines) + "\n"
+
+
+def faults(entries: Iterable[Entry]) -> str:
+    """The known faults of some data sets, as Markdown."""
+    told = (entry for entry in entries if entry.faults)
+    return "\n".join(f"* **{entry.name}**: {' '.join(entry.faults)}" for entry in told)
+
+
+def shapes(found: Finding) -> dict[str, Any]:
+    """One row about a data set that is there: smallest and largest shape and spacing, faults."""
+    rows = [row for row in found.rows if row["shape"]]
+    row: dict[str, Any] = {"data set": found.name, "looked at": len(found.rows)}
+    for what in ("shape", "spacing_mm"):
+        sizes = [tuple(map(float, row[what].split(" x "))) for row in rows if row[what]]
+        ordered = sorted(set(sizes), key=np.prod)
+        for word, size in zip(("smallest", "largest"), (ordered[:1], ordered[-1:]), strict=True):
+            row[f"{word} {what}"] = " x ".join(f"{step:g}" for step in size[0]) if size else "-"
+    return {**row, "broken": len(found.broken)}
+
+
+def thumbnail(
+    item: Case | LabelledImage, *, side: int = 160
+) -> tuple[Float[np.ndarray, "3 side side"], Bool[np.ndarray, "side side"]]:
+    """The slice or image that shows most labels, in a square, and where they are."""
+    if isinstance(item, Case):
+        volume, labels = item.load()
+        at = int((labels > 0).sum(axis=(1, 2)).argmax())
+        pixels, shown = np.asarray(volume.rgb([at]))[0].transpose(1, 2, 0), labels[at] > 0
+    else:
+        image, masks = item.load()
+        pixels, shown = image / 255, masks.any(axis=0)
+    scale = side / max(shown.shape)
+    height, width = (max(1, round(scale * size)) for size in shown.shape)
+    square, where = np.zeros((side, side, 3)), np.zeros((side, side), bool)
+    top, left = (side - height) // 2, (side - width) // 2
+    window = np.s_[top : top + height, left : left + width]
+    square[window] = resize(pixels, (height, width), anti_aliasing=True)
+    where[window] = resize(shown, (height, width), order=0)
+    return square.transpose(2, 0, 1), where

@@ -1,267 +1,319 @@
-"""COCO + LVIS, natural images with many instances each (Table III), and its synthetic twin.
+"""iShape, DAVIS-585 and the in-house sets: 2D images with masks (Table III), and their twins.
 
-Lin et al., "Microsoft COCO", ECCV 2014; Gupta et al., "LVIS", CVPR 2019; lvisdataset.org. Sofiiuk
-et al. (RITM, arXiv:2102.06583) joined the two; their annotations are pickles, which can run code
-when they are read, so that here both are read from the official files. Which instances and images
-are left can therefore differ a little from theirs, which the paper counts in Table III.
+* iShape: Yang et al., arXiv:2109.15068; ishape.github.io. The paper cuts one instance out of each
+  image: `cases.one_instance`.
+* DAVIS-585: Chen et al., "FocalClick", CVPR 2022; github.com/alibaba/ClickSEG. It was made for
+  tests. The paper lists 585 images for training and 585 for tests: these must be the same ones.
+* The paper's two in-house sets are not public. The layout is ours, so that others can put theirs
+  in: `in_house_us/training/images/NAME.png` with 8 bits a channel, and `.../masks/NAME.png` with
+  one channel, where 0 is no instance and each other value is one; the same under `test`.
 """
 
-import json
 import re
-from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from limnet.data.coco_masks import instance_mask
-from limnet.data.labelled_image import BROKEN, LabelledImage
-from limnet.data.layout import few, find_folder, first_folder
-from limnet.data.synthetic.scenes_2d import VERSION, Thing, still_life
+from limnet.data.cases import (
+    LabelledImage,
+    few,
+    find_folder,
+    first_folder,
+    read_map,
+    read_rgb,
+)
+from limnet.data.synthetic.abdomen import VERSION as ABDOMEN_VERSION
+from limnet.data.synthetic.abdomen import abdomen
+from limnet.data.synthetic.defects import corrupt
+from limnet.data.synthetic.scenes_2d import VERSION, irregular, ultrasound, video
 from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_first
 
-COCO_LVIS_IMAGES = {"training": 99_354, "test": 4_751}  # of RITM's annotations
-COCO_LVIS_FOLDERS = ("coco_lvis", "lvis", "LVIS", "coco", "COCO", ".")  # in a data folder
-SAME_INSTANCE = 0.8  # intersection over union from which two masks show one instance; ours
+SUBSETS = ("antenna", "branch", "fence", "hanger", "log", "wire")  # of iShape
+FIRST_INSTANCE = 1000  # smaller values of its maps are no instance (instance_map_to_coco.py)
+INITIAL = ("sp", "stm")  # defects made from superpixels, masks that the network STM propagated
+DAVIS_SAMPLE = re.compile(r"\w+_(\d+)\.png")  # object1_00009.png is of 00009.jpg
+SOFT_TISSUE = (-160, 240)  # HU that become black and white in the twin of the CT
+SIDE = 160  # pixels of the in-house twins
 
 
-class Split(NamedTuple):
-    """The files of one split."""
+class Sample(NamedTuple):
+    """The files of one image."""
 
+    name: str
     split: str
-    lvis: str
-    coco: str
-    images: str  # folder
+    image: Path
+    masks: Path
+    others: tuple[Path, ...] = ()  # that must be there, too
 
 
-SPLITS = (
-    Split("training", "lvis_v1_train.json", "instances_train2017.json", "train2017"),
-    # LVIS validates on images of COCO's training set too (lvis-api #32); 4,751 are without these
-    Split("test", "lvis_v1_val.json", "instances_val2017.json", "val2017"),
-)
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError)
-UNREADABLE += (RecursionError,)
-IMAGE_URL = re.compile(r"https?://[^/]+/(train2017|val2017)/(\d{12})\.jpg")
+@dataclass(frozen=True)
+class ImageLayout:
+    """One set of images: where its files are, how its masks are stored, what its twin shows."""
 
+    name: str
+    folders: tuple[str, ...]  # where a data folder may hold it
+    inside: tuple[str, ...]  # where these may hold the files; a twin goes into the first
+    marks: tuple[str, ...]  # glob patterns, one of which shows that a folder holds the set
+    samples: Callable[[Path], list[Sample]]
+    read_masks: Callable[[Path], Bool[np.ndarray, "instances height width"]]
+    draw: Callable[[int], Iterator[tuple[str, np.ndarray]]]  # files of the twin with this seed
+    twin_images: int
+    trainable: bool = False  # whether weights that ship may be trained on the set itself
 
-class Annotation(NamedTuple):
-    """One instance, packed: a split of LVIS has more than a million."""
+    def find(self, data_root: str | Path | None) -> Path | None:
+        """The folder for `read` in the data folder (`LIMNET_DATA`), None where there is none.
 
-    image_id: int
-    segmentation: tuple[np.ndarray, ...] | dict[str, Any]
+        Raises:
+            ValueError: there is no such data folder.
+        """
+        return find_folder(data_root, self.folders, self._holder)
 
-
-def coco_lvis_images(root: str | Path) -> tuple[LabelledImage, ...]:
-    """The images of COCO with an instance in LVIS v1, or those of the twin, by split and number.
-
-    The annotations are read once, which for the real set takes about a minute and 2 GB of memory
-    (measured on a tenth of it); masks are made and images opened when they are loaded. Where
-    COCO's own `instances_*.json` lie beside LVIS's files, their instances are added that LVIS
-    lacks. Crowds are left out.
-
-    Args:
-        root: the folder that holds `train2017`, `val2017` and the annotations, these also in
-            `annotations`.
-
-    Raises:
-        ValueError: the folder is missing or has another layout, an annotation file is missing or
-            not whole, or an image is missing or leaves its folder.
-    """
-    folder = Path(root)
-    if not _is_dataset(folder):
-        raise ValueError(
-            f"a COCO + LVIS folder must hold {SPLITS[0].lvis} and {SPLITS[1].lvis}, got {root}"
-            f" ({'another layout' if folder.is_dir() else 'no such folder'}); unpack LVIS v1 and"
-            " the images of COCO 2017 there"
+    def _holder(self, root: Path) -> Path | None:
+        return first_folder(
+            root, self.inside, lambda folder: any(any(folder.glob(mark)) for mark in self.marks)
         )
-    with_coco = any(_annotation_file(folder, split.coco) for split in SPLITS)
-    names = [name for split in SPLITS for name in (split.lvis, split.coco)[: 1 + with_coco]]
-    missing = [name for name in names if not _annotation_file(folder, name)]
-    missing += [split.images for split in SPLITS if not (folder / split.images).is_dir()]
-    if missing:
-        raise ValueError(
-            f"{folder} must hold the images and annotations of both splits, but lacks"
-            f" {few(missing)}; unpack them there"
+
+    def read(self, root: str | Path) -> tuple[LabelledImage, ...]:
+        """The images of the set, or of its twin, in a fixed order; files are opened when loaded.
+
+        Args:
+            root: the folder of the set, or one above it of those that `inside` names.
+
+        Raises:
+            ValueError: the folder is missing or has another layout, a part of the set is empty, a
+                file has another name, or one of the files of an image is missing.
+        """
+        folder = self._holder(Path(root))
+        if folder is None:
+            raise ValueError(
+                f"a folder of {self.name} must hold {self.marks[0]}, got {root}"
+                f" ({'another layout' if Path(root).is_dir() else 'no such folder'}); point at the"
+                " folder into which the set was unpacked"
+            )
+        samples = self.samples(folder)
+        files = [path for each in samples for path in (each.image, each.masks, *each.others)]
+        missing = [path.relative_to(folder).as_posix() for path in files if not path.is_file()]
+        if missing:
+            raise ValueError(
+                f"every image of {self.name} needs all its files, but {folder} lacks"
+                f" {few(dict.fromkeys(missing))}; unpack the set again, or remove what stands alone"
+            )
+        twin = is_twin(folder)
+        return tuple(
+            LabelledImage(
+                each.name,
+                each.image,
+                self.name + " twin (synthetic)" * twin,
+                each.split,
+                twin or self.trainable,
+                partial(self.read_masks, each.masks),
+            )
+            for each in samples
         )
-    return tuple(image for split in SPLITS for image in _images(folder, split))
+
+    def write_twin(self, root: str | Path, *, seed: int = 0) -> tuple[LabelledImage, ...]:
+        """The twin in `root`, written where it is missing; one of another seed is replaced.
+
+        Raises:
+            ValueError: the folder holds a set that is no twin.
+        """
+        folder = self._holder(Path(root)) or Path(root) / self.inside[0]
+        what = f"synthetic images in the layout of {self.name}"
+        files = [path for kind in ("png", "jpg") for path in folder.rglob(f"[!.]*.{kind}")]
+        version = [VERSION, ABDOMEN_VERSION]
+        begin_twin(folder, {"what": what, "version": version, "seed": seed}, files)
+        if not self._is_whole(folder):
+            for name, pixels in self.draw(seed):
+                save_picture(folder / name, pixels)
+        return self.read(folder)
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            return len(self.read(folder)) == self.twin_images
+        except ValueError:
+            return False
 
 
-def _images(folder: Path, split: Split) -> list[LabelledImage]:
-    lvis_file, coco_file = (_annotation_file(folder, name) for name in (split.lvis, split.coco))
-    sizes, lvis = _annotations(lvis_file)
-    coco = _annotations(coco_file)[1] if coco_file else {}
-    of_split = {name: size for (images, name), size in sizes.items() if images == split.images}
-    shown = {name: size for name, size in sorted(of_split.items()) if int(name) in lvis}
-    present = {path.stem for path in (folder / split.images).glob("*.jpg")}
-    if missing := [f"{split.images}/{name}.jpg" for name in shown if name not in present]:
-        raise ValueError(
-            f"every image that {split.lvis} lists must be there, but {folder} lacks"
-            f" {few(missing)}; unpack {split.images}.zip again"
-        )
-    if not shown:
-        raise ValueError(
-            f"{lvis_file} must list images of {split.images} with instances, but lists none;"
-            " unpack it again"
-        )
-    twin = is_twin(folder)
-    collection = ("COCO + LVIS" if coco else "LVIS") + " twin (synthetic)" * twin
-    images = []
-    for name, size in shown.items():
-        path, number = folder / split.images / f"{name}.jpg", int(name)
-        read = partial(_masks, path, size, tuple(lvis[number]), tuple(coco.get(number, ())))
-        # the photographs are Flickr's users', each under terms of its own (COCO's terms of use)
-        images.append(LabelledImage(name, path, collection, split.split, twin, read))
-    return images
-
-
-def _annotations(
-    path: Path,
-) -> tuple[dict[tuple[str, str], tuple[int, int]], dict[int, list[Any]]]:
-    """{(folder, name): (height, width)} of the images and {image id: segmentations}.
-
-    The file is untrusted: of a path only what IMAGE_URL allows is used.
-    """
-    try:
-        content = json.loads(path.read_bytes(), object_hook=_packed)
-        sizes = dict(_image(about) for about in content["images"])
-        by_image = defaultdict(list)
-        for annotation in content["annotations"]:
-            if annotation is not None:
-                by_image[annotation.image_id].append(annotation.segmentation)
-    except UNREADABLE as error:
-        raise ValueError(
-            f"{path} must be a whole JSON file with the images and annotations of COCO 2017 or"
-            f" LVIS v1, but: {type(error).__name__} {error}; unpack it again"
-        ) from error
-    return sizes, dict(by_image)
-
-
-def _packed(item: dict[str, Any]) -> Any:
-    """An annotation without what is not needed, None for a crowd; other objects as they are."""
-    if "segmentation" not in item:
-        return item
-    if item.get("iscrowd"):
-        return None
-    shape = item["segmentation"]
-    if not isinstance(shape, dict):
-        shape = tuple(np.array(outline, np.float32) for outline in shape)
-    return Annotation(int(item["image_id"]), shape)
-
-
-def _image(about: dict[str, Any]) -> tuple[tuple[str, str], tuple[int, int]]:
-    url = IMAGE_URL.fullmatch(about["coco_url"])
-    if not url or int(url[2]) != about["id"]:
-        raise ValueError(f"image {about['id']} has the address {about['coco_url']!r}")
-    return (url[1], url[2]), (int(about["height"]), int(about["width"]))
-
-
-def _masks(
-    path: Path, size: tuple[int, int], lvis: tuple[Any, ...], coco: tuple[Any, ...]
-) -> Bool[np.ndarray, "instances height width"]:
-    """The instances of LVIS that cover a pixel, then those of COCO that are none of them."""
-    try:
-        with Image.open(path) as image:  # its header alone
-            height, width = image.height, image.width
-    except BROKEN as error:
-        raise ValueError(f"{path} must be an image, but: {error}; unpack it again") from error
-    if (height, width) != size:
-        raise ValueError(
-            f"{path} must have the size in its annotations, got {(height, width)} and {size};"
-            " unpack it again"
-        )
-    masks = [instance_mask(each, height, width) for each in lvis]
-    known = np.array([mask for mask in masks if mask.any()], bool).reshape(-1, height, width)
-    extra = [instance_mask(each, height, width) for each in coco]
-    new = [mask for mask in extra if mask.any() and _overlap(known, mask) < SAME_INSTANCE]
-    return np.concatenate([known, np.array(new, bool).reshape(-1, height, width)])
-
-
-def _overlap(masks: np.ndarray, mask: np.ndarray) -> float:
-    """The largest intersection over union of a mask with others."""
-    shared, joined = (both.sum(axis=(1, 2)) for both in (masks & mask, masks | mask))
-    return float((shared / joined).max(initial=0))
-
-
-def find_coco_lvis(data_root: str | Path | None) -> Path | None:
-    """The folder for `coco_lvis_images` in the data folder (`LIMNET_DATA`); None: no such one."""
-    return find_folder(data_root, COCO_LVIS_FOLDERS, _is_dataset)
-
-
-def _is_dataset(folder: Path) -> bool:
-    return any(_annotation_file(folder, split.lvis) for split in SPLITS)
-
-
-def _annotation_file(folder: Path, name: str) -> Path | None:
-    holder = first_folder(folder, ("annotations", "."), lambda part: (part / name).is_file())
-    return holder and holder / name
-
-
-def write_coco_lvis_twin(
-    root: str | Path, *, seed: int = 0, shape: tuple[int, int] = (120, 160)
-) -> tuple[LabelledImage, ...]:
-    """The twin in `root`: five still lifes for training and three for tests, written if missing.
-
-    LVIS lacks the first thing of each, COCO the parts of things, as bottles' labels; of the images
-    in LVIS's validation file one lies in `train2017`. Pictures of another seed, shape or version
-    are replaced.
-
-    Raises:
-        ValueError: the folder holds a COCO + LVIS that is no twin.
-    """
-    folder = Path(root)
-    names = [name for split in SPLITS for name in (split.lvis, split.coco)]
-    files = [path for name in names if (path := _annotation_file(folder, name))]
-    files += [path for split in SPLITS for path in (folder / split.images).glob("*.jpg")]
-    recipe = {"what": "synthetic still lifes in the layout of COCO + LVIS", "seed": seed}
-    begin_twin(folder, recipe | {"version": VERSION, "shape": list(shape)}, files)
-    for index, split in enumerate(SPLITS):
-        annotations = [folder / "annotations" / name for name in (split.lvis, split.coco)]
-        in_folder = [split.images] * (5 - 2 * index) + [SPLITS[0].images] * index
-        listed = []
-        for number, images in enumerate(in_folder, 100 * (index + 1)):
-            rng = np.random.default_rng(22 * TWIN_SEEDS + 1000 * seed + number)
-            image, things = still_life(rng, shape)
-            _write_image(folder / images / f"{number:012d}.jpg", image)
-            listed.append((number, images, things))
-        for path, of_lvis in zip(annotations, (True, False), strict=True):
-            if not path.is_file():
-                content = json.dumps(_content(listed, shape, of_lvis=of_lvis))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_first(path, lambda partial, text=content: partial.write_text(text))
-    return coco_lvis_images(folder)
-
-
-def _write_image(path: Path, pixels: np.ndarray) -> None:
+def save_picture(path: Path, pixels: np.ndarray, *, quality: int = 75) -> None:
+    """Save an image, a mask as black and white, unless it is there; `quality` is JPEG's."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_first(path, lambda partial: Image.fromarray(pixels).save(partial, quality=90))
+        pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
+        picture = Image.fromarray(pixels)
+        write_first(path, lambda partial: picture.save(partial, quality=quality))
 
 
-def _content(
-    listed: list[tuple[int, str, list[Thing]]], shape: tuple[int, int], *, of_lvis: bool
-) -> dict[str, Any]:
-    """What an annotation file says, with the fields of LVIS v1 or COCO 2017."""
-    size = dict(zip(("height", "width"), shape, strict=True))
-    images, annotations = [], []
-    for number, folder, things in listed:
-        url = f"http://images.cocodataset.org/{folder}/{number:012d}.jpg"
-        only = {"neg_category_ids": [], "not_exhaustive_category_ids": [1]}
-        images.append({"id": number, "coco_url": url, **size, "license": 1})
-        images[-1] |= only if of_lvis else {"file_name": f"{number:012d}.jpg"}
-        for thing in things[1:] if of_lvis else [each for each in things if not each.is_part]:
-            columns, rows = thing.outline[::2], thing.outline[1::2]
-            box = [min(columns), min(rows), np.ptp(columns).item(), np.ptp(rows).item()]
-            about = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
-            about |= {"segmentation": [thing.outline], "bbox": box}
-            about["area"] = int(instance_mask([thing.outline], *shape).sum())
-            annotations.append(about if of_lvis else {**about, "iscrowd": 0})
-        if not of_lvis:  # all is a crowd
-            runs = {"counts": [0, shape[0] * shape[1]], "size": [*shape]}
-            about = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
-            annotations.append({**about, "segmentation": runs, "iscrowd": 1})
-    categories = [{"id": 1, "name": "thing", "synset": "thing.n.01", "frequency": "f"}]
-    content = {"info": {"description": "synthetic"}, "licenses": [{"id": 1, "name": "CC0"}]}
-    return {**content, "images": images, "annotations": annotations, "categories": categories}
+def _pairs(
+    folder: Path, parts: dict[str, str], images: str = "images", maps: str = "masks"
+) -> list[Sample]:
+    """An image and a map of the same name for each name in the folders of some parts."""
+    samples = []
+    for part, split in parts.items():
+        here = folder / part
+        pictures = {path.stem: path for path in (here / images).glob("[!.]*.*")}
+        masks = {path.stem: path for path in (here / maps).glob("[!.]*.png")}
+        # numbers have no leading zeros
+        names = sorted(pictures.keys() | masks.keys(), key=lambda name: (len(name), name))
+        if not names:
+            raise ValueError(f"{here} must hold {images} and {maps}, but is empty; unpack it again")
+        for name in names:
+            picture = pictures.get(name, here / images / f"{name}.png")
+            mask = masks.get(name, here / maps / f"{name}.png")
+            samples.append(Sample(f"{part}/{name}", split, picture, mask))
+    return samples
+
+
+def _read_instances(path: Path, first: int) -> Bool[np.ndarray, "instances height width"]:
+    labels = read_map(path)
+    return labels == np.unique(labels[labels >= first])[:, None, None]
+
+
+ISHAPE_PARTS = {
+    f"{subset}/{part}": split
+    for subset in SUBSETS
+    for part, split in (("train", "training"), ("val", "test"))
+}
+
+
+def _draw_ishape(seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    for number, part in enumerate(ISHAPE_PARTS):
+        rng = np.random.default_rng(20 * TWIN_SEEDS + len(ISHAPE_PARTS) * seed + number)
+        scene = irregular(rng, part.split("/")[0], 128)
+        ids = np.arange(FIRST_INSTANCE, FIRST_INSTANCE + len(scene.masks))
+        labels = (scene.masks * ids[:, None, None]).sum(axis=0).astype(np.uint16)
+        yield f"{part}/instance_map/0.png", labels
+        yield f"{part}/image/0.jpg", scene.image
+
+
+ISHAPE = ImageLayout(
+    name="iShape",
+    folders=("ishape_dataset", "ishape", "iShape", "."),
+    inside=("ishape_dataset", "."),
+    marks=tuple(f"{subset}/train/instance_map" for subset in SUBSETS),
+    samples=partial(_pairs, parts=ISHAPE_PARTS, images="image", maps="instance_map"),
+    read_masks=partial(_read_instances, first=FIRST_INSTANCE),
+    draw=_draw_ishape,
+    twin_images=len(ISHAPE_PARTS),
+    trainable=True,  # CC0 (its README)
+)
+
+
+def initial_mask(image: LabelledImage, kind: str = "sp") -> Bool[np.ndarray, "height width"]:
+    """The defective mask from which the correction of a sample of DAVIS-585 begins.
+
+    Args:
+        kind: "sp" or "stm", see INITIAL.
+
+    Raises:
+        ValueError: there is no such kind, or the file is not whole.
+    """
+    if kind not in INITIAL:
+        raise ValueError(f"the initial masks of DAVIS-585 must be of {INITIAL}, got {kind!r}")
+    name = image.name.split("/")[-1]
+    return _read_mask(image.image.with_name(f"init_{kind}_{name}.png"))[0]
+
+
+def _read_mask(path: Path) -> Bool[np.ndarray, "1 height width"]:
+    return read_rgb(path)[None, :, :, 2] > 128  # as davis585.py of ClickSEG
+
+
+def _davis_samples(folder: Path) -> list[Sample]:
+    # also where only an initial mask is left, so that what is missing can be named
+    masks = sorted(
+        {
+            path.with_name(path.name.removeprefix("init_sp_").removeprefix("init_stm_"))
+            for path in folder.glob("*/[!.]*.png")
+        }
+    )
+    if misnamed := [path.name for path in masks if not DAVIS_SAMPLE.fullmatch(path.name)]:
+        raise ValueError(
+            f"the masks of DAVIS-585 must have names as object1_00009.png, but {folder} holds"
+            f" {few(misnamed)}; rename or move them"
+        )
+    return [
+        Sample(
+            f"{mask.parent.name}/{mask.stem}",
+            "test",
+            mask.with_name(f"{mask.stem.split('_')[-1]}.jpg"),
+            mask,
+            tuple(mask.with_name(f"init_{kind}_{mask.name}") for kind in INITIAL),
+        )
+        for mask in masks
+    ]
+
+
+def _draw_davis(seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Three frames each of two videos; the initial masks have the defects of section III-B."""
+    for number, animals in enumerate((1, 2)):
+        rng = np.random.default_rng(21 * TWIN_SEEDS + 2 * seed + number)
+        for index, scene in enumerate(video(rng, (120, 208), frames=3, animals=animals)):
+            folder, frame = f"video{animals}", f"{9 * index:05d}"
+            yield f"{folder}/{frame}.jpg", scene.image
+            for which, mask in enumerate(scene.masks, 1):
+                name = f"object{which}_{frame}.png"
+                yield f"{folder}/{name}", mask
+                for kind in INITIAL:
+                    yield f"{folder}/init_{kind}_{name}", corrupt(mask, rng)[0]
+
+
+DAVIS585 = ImageLayout(  # ClickSEG names a licence for its code, none for this set
+    name="DAVIS-585",
+    folders=("davis585", "DAVIS585", "DAVIS-585", "."),
+    inside=("DAVIS585", ".", "data", "DAVIS585/data"),
+    marks=tuple(f"*/init_{kind}_*.png" for kind in INITIAL),
+    samples=_davis_samples,
+    read_masks=_read_mask,
+    draw=_draw_davis,
+    twin_images=9,
+)
+
+
+def _draw_ultrasound(seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    for number in range(8):
+        rng = np.random.default_rng(23 * TWIN_SEEDS + 8 * seed + number)
+        image, lesion = ultrasound(rng, (SIDE, SIDE))
+        split = "training" if number < 6 else "test"
+        yield f"{split}/images/us_{number:04d}.png", image
+        yield f"{split}/masks/us_{number:04d}.png", lesion.astype(np.uint8)
+
+
+def _draw_ct(seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    spacing_mm = (22.0, 384 / SIDE, 384 / SIDE)
+    phantom = abdomen(24 * TWIN_SEEDS + seed, shape=(6, SIDE, SIDE), spacing_mm=spacing_mm)
+    low, high = SOFT_TISSUE
+    grey = 255 * np.clip((phantom.images.astype(np.float32) - low) / (high - low), 0, 1)
+    for number, (image, labels) in enumerate(
+        zip(grey.astype(np.uint8), phantom.labels, strict=True)
+    ):
+        yield f"training/images/ct_{number:04d}.png", image
+        yield f"training/masks/ct_{number:04d}.png", labels
+
+
+# Section III-A counts 845 ultrasound images, Table III 683 + 171 = 854; 3,323 CT train. Whose
+# images others put here, and what their patients agreed to, is not known: none trains weights.
+IN_HOUSE_US = ImageLayout(
+    name="In-house US",
+    folders=("in_house_us",),
+    inside=(".",),
+    marks=("training",),
+    samples=partial(_pairs, parts={"training": "training", "test": "test"}),
+    read_masks=partial(_read_instances, first=1),
+    draw=_draw_ultrasound,
+    twin_images=8,
+)
+IN_HOUSE_CT = ImageLayout(
+    name="In-house CT",
+    folders=("in_house_ct",),
+    inside=(".",),
+    marks=("training",),
+    samples=partial(_pairs, parts={"training": "training"}),
+    read_masks=partial(_read_instances, first=1),
+    draw=_draw_ct,
+    twin_images=6,
+)

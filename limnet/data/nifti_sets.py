@@ -1,126 +1,142 @@
-"""BTCV, the data set of Table IV, and its synthetic twin.
+"""BTCV, KiTS19, AMOS and three tasks of the Decathlon: one layout, one reader, one twin writer.
 
-"Multi-Atlas Labeling Beyond the Cranial Vault", abdomen, doi:10.7303/syn3193805.
+* BTCV: "Multi-Atlas Labeling Beyond the Cranial Vault", abdomen, doi:10.7303/syn3193805.
+* KiTS19: Heller et al., arXiv:1904.00445; github.com/neheller/kits19.
+* AMOS 2022: Ji et al., arXiv:2206.08023; amos22.zip of zenodo.org/records/7155725.
+* MSD, the Decathlon: Simpson et al., arXiv:1902.09063; medicaldecathlon.com.
 """
 
-import re
-from pathlib import Path
+import numpy as np
 
-from limnet.data.cases import Case
-from limnet.data.layout import few, find_folder, first_folder
-from limnet.data.synthetic.abdomen import ORGANS, VERSION, abdomen
-from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_slices
+from limnet.data.nifti_layout import Layout, Pairs, TwinFile
+from limnet.data.synthetic.abdomen import ORGANS, STRUCTURES
+from limnet.data.synthetic.twins import TWIN_SEEDS
 
 BTCV_LABELS = ORGANS  # name -> id
-BTCV_IDS = (0, *BTCV_LABELS.values())
 BTCV_NUMBERS = (*range(1, 11), *range(21, 41))  # of the 30 training cases
-BTCV_LAYOUTS = (".", "Training", "RawData/Training", "Abdomen/RawData/Training")
-BTCV_FOLDERS = ("btcv", "BTCV", "Abdomen", ".")  # where a data folder may hold it
+_BTCV = Pairs("img/img{}.nii.gz", "label/label{}.nii.gz")
+BTCV = Layout(
+    name="BTCV",
+    folders=("btcv", "BTCV", "Abdomen", "."),
+    inside=("RawData/Training", ".", "Training", "Abdomen/RawData/Training"),
+    mark="img",
+    source="RawData.zip",
+    pairs=(_BTCV,),
+    case="img{}",
+    labels=BTCV_LABELS,
+    ids=(0, *BTCV_LABELS.values()),
+    most=len(BTCV_NUMBERS),
+    seeds=(TWIN_SEEDS, len(BTCV_NUMBERS)),
+    twin_files=lambda cases: [
+        TwinFile(index, f"{number:04d}", _BTCV) for index, number in enumerate(BTCV_NUMBERS[:cases])
+    ],
+    structures=ORGANS,
+)
+
+_KITS19 = Pairs("case_{}/imaging.nii.gz", "case_{}/segmentation.nii.gz")
+_KITS19_TEST = _KITS19._replace(label=None)
+KITS19 = Layout(
+    name="KiTS19",
+    folders=("kits19", "KiTS19", "kits19-master", "."),
+    inside=("data", "."),
+    mark="case_*/",
+    source="github.com/neheller/kits19, with the images that starter_code.get_imaging fetches",
+    pairs=(_KITS19, _KITS19_TEST),
+    case="case_{}",
+    digits=5,
+    known=range(300),
+    optional=range(210, 300),  # the test cases have no segmentation (#77)
+    labels={"kidney": (1, 2), "tumour": 2},
+    ids=(0, 1, 2),
+    slice_axis=0,
+    most=210,
+    seeds=(2 * TWIN_SEEDS, 300),
+    twin_files=lambda cases: [
+        *(TwinFile(number, f"{number:05d}", _KITS19) for number in range(cases)),
+        TwinFile(210, "00210", _KITS19_TEST),
+    ],
+    structures={"left kidney": 1, "right kidney": 1},
+    lesion_in=("left kidney", "right kidney"),
+    lesion=2,
+    stored=(np.float32, np.uint8),
+)
+
+_NAMES = (  # the id is the index and one more, by the dataset.json of the archive
+    "spleen, right kidney, left kidney, gallbladder, oesophagus, liver, stomach, aorta, "
+    "inferior vena cava, pancreas, right adrenal gland, left adrenal gland, duodenum, bladder, "
+    "prostate or uterus"
+)
+AMOS_LABELS = {name: index for index, name in enumerate(_NAMES.split(", "), start=1)}
+_AMOS = tuple(
+    Pairs(f"images{part}/amos_{{}}.nii.gz", f"labels{part}/amos_{{}}.nii.gz", key)
+    for part, key in (("Va", "validation"), ("Tr", "training"))
+)
+_AMOS_TEST = Pairs("imagesTs/amos_{}.nii.gz", None, "test")
+AMOS = Layout(  # for us imagesVa tests and imagesTr trains
+    name="AMOS",
+    folders=("amos", "AMOS", "amos22", "."),
+    inside=("amos22", "."),
+    mark="imagesTr/amos_*.nii.gz",
+    source="amos22.zip of October 2022",
+    pairs=(*_AMOS, _AMOS_TEST),
+    writes_list=True,
+    case="amos_{}",
+    known=range(1, 601),
+    skipped=range(501, 601),  # MR (its readme.md); the paper counts CT alone
+    labels=AMOS_LABELS,
+    ids=(0, *AMOS_LABELS.values()),
+    slice_axis=2,
+    most=100,
+    seeds=(6 * TWIN_SEEDS, 600),
+    twin_files=lambda cases: [
+        *(TwinFile(100 + n, f"{100 + n:04d}", _AMOS[0]) for n in range(1, cases + 1)),
+        *(TwinFile(n, f"{n:04d}", _AMOS[1]) for n in range(1, cases + 1)),
+        TwinFile(201, "0201", _AMOS_TEST),
+    ],
+    # bladder and prostate lie below the phantoms
+    structures={name: AMOS_LABELS[name] for name in AMOS_LABELS.keys() & STRUCTURES.keys()},
+)
 
 
-def btcv_cases(root: str | Path) -> tuple[Case, ...]:
-    """The training cases of BTCV or of its twin, in the order of their numbers.
-
-    Args:
-        root: the folder that holds `Abdomen`, `RawData` or `Training`, or `Training` itself.
-
-    Raises:
-        ValueError: the folder is missing, has another layout or no case, or a label is missing.
-    """
-    training = _training_folder(Path(root))
-    if training is None:
-        raise ValueError(
-            f"a BTCV folder must hold RawData/Training/img and label, got {root}"
-            f" ({'another layout' if Path(root).is_dir() else 'no such folder'});"
-            " point at the folder into which RawData.zip was unpacked"
-        )
-    images = sorted((training / "img").glob("img*.nii.gz"))
-    _refuse_other_names(training)
-    if not images:
-        raise ValueError(f"{training / 'img'} must hold img0001.nii.gz and so on, but holds none")
-    labels = [training / "label" / image.name.replace("img", "label") for image in images]
-    missing = [label.name for label in labels if not label.is_file()]
-    if missing:
-        raise ValueError(
-            f"every BTCV image needs its label, but {training / 'label'} lacks"
-            f" {', '.join(missing)}; copy them there or remove their images"
-        )
-    twin = is_twin(training)
-    collection = "BTCV twin (synthetic)" if twin else "BTCV"
-    return tuple(
-        # BTCV's terms do not cover weights that are free for any use
-        Case(
-            image.name.removesuffix(".nii.gz"),
-            image,
-            label,
-            BTCV_LABELS,
-            collection,
-            twin,
-            ids=BTCV_IDS,
-        )
-        for image, label in zip(images, labels, strict=True)
+def _msd(
+    number: int,
+    task: str,
+    names: tuple[str, ...],
+    labels: dict[str, int | tuple[int, ...]],
+    cases: int,
+    seed: int,
+) -> Layout:
+    """One task of the Decathlon, `cases` of which its dataset.json lists for training."""
+    folder = f"Task{number:02d}_{task.capitalize()}"
+    pairs = Pairs("imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz")
+    return Layout(
+        name=f"MSD {task.capitalize()}",
+        folders=tuple(f"{holder}/{folder}" for holder in ("msd", "MSD", "decathlon", ".")),
+        inside=(folder, "."),
+        mark="dataset.json",
+        source=f"{folder}.tar",
+        pairs=(pairs,),
+        case="{}",
+        names=names,
+        writes_list=True,
+        labels=labels,
+        ids=tuple(range(len(names))),
+        slice_axis=2,
+        most=cases,
+        seeds=(seed * TWIN_SEEDS, cases),
+        twin_files=lambda count: [
+            TwinFile(index, f"{task}_{index + 1:03d}", pairs) for index in range(count)
+        ],
+        structures={task: 1} if task in labels else {},
+        lesion_in=(task,),
+        lesion=labels["tumour"],
+        stored=(np.float32, np.float32),
     )
 
 
-def _refuse_other_names(training: Path) -> None:
-    """Every image and label has its number, and every label its image."""
-    for folder in ("img", "label"):
-        found = [path.name for path in (training / folder).glob("[!.]*.nii*")]
-        misnamed = [name for name in found if not re.fullmatch(rf"{folder}\d{{4}}\.nii\.gz", name)]
-        if misnamed:
-            raise ValueError(
-                f"files in {training / folder} must be named {folder}0001.nii.gz and so on, but"
-                f" there is {few(sorted(misnamed))}; rename or move them"
-            )
-    labels = sorted(path.name for path in (training / "label").glob("label*.nii.gz"))
-    alone = [
-        name for name in labels if not (training / "img" / name.replace("label", "img")).is_file()
-    ]
-    if alone:
-        raise ValueError(
-            f"every BTCV label needs its image, but {training / 'img'} lacks that of {few(alone)};"
-            " copy them there or remove their labels"
-        )
-
-
-def find_btcv(data_root: str | Path | None) -> Path | None:
-    """The folder for `btcv_cases` in the data folder (`LIMNET_DATA`), None where there is none."""
-    return find_folder(data_root, BTCV_FOLDERS, _training_folder)
-
-
-def _training_folder(root: Path) -> Path | None:
-    return first_folder(root, BTCV_LAYOUTS, lambda folder: (folder / "img").is_dir())
-
-
-def write_btcv_twin(
-    root: str | Path,
-    *,
-    cases: int = 3,
-    seed: int = 0,
-    shape: tuple[int, int, int] = (44, 160, 160),
-    spacing_mm: tuple[float, float, float] = (5.0, 2.4, 2.4),
-) -> tuple[Case, ...]:
-    """The first `cases` phantoms of the twin in `root`, written where they are missing.
-
-    Phantoms of another seed, grid or version of the phantoms are replaced.
-
-    Raises:
-        ValueError: the folder holds a BTCV that is no twin, or `cases` is not 1 to 30.
-    """
-    if not 1 <= cases <= len(BTCV_NUMBERS):
-        raise ValueError(f"a twin has 1 to {len(BTCV_NUMBERS)} cases, as BTCV has, got {cases}")
-    training = _training_folder(Path(root)) or Path(root) / "RawData" / "Training"
-    recipe = {"what": "synthetic phantoms in the layout of BTCV", "version": VERSION, "seed": seed}
-    recipe |= {"shape": list(shape), "spacing_mm": list(spacing_mm)}
-    files = [*training.glob("img/img*.nii.gz"), *training.glob("label/label*.nii.gz")]
-    begin_twin(training, recipe, files)
-    for index, number in enumerate(BTCV_NUMBERS[:cases]):
-        image = training / "img" / f"img{number:04d}.nii.gz"
-        label = training / "label" / f"label{number:04d}.nii.gz"
-        if image.is_file() and label.is_file():
-            continue
-        patient = TWIN_SEEDS + len(BTCV_NUMBERS) * seed + index
-        phantom = abdomen(patient, shape=shape, spacing_mm=spacing_mm)
-        write_slices(label, phantom.labels, spacing_mm)
-        write_slices(image, phantom.images, spacing_mm)
-    return btcv_cases(training)[:cases]
+# the paper counts 64 cases of the lung; the list in dataset.json has 63
+MSD_LUNG = _msd(6, "lung", ("background", "cancer"), {"tumour": 1}, 63, 3)
+MSD_PANCREAS = _msd(
+    7, "pancreas", ("background", "pancreas", "cancer"), {"pancreas": (1, 2), "tumour": 2}, 281, 4
+)
+MSD_COLON = _msd(10, "colon", ("background", "colon cancer primaries"), {"tumour": 1}, 126, 5)

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
-from limnet.data.coco_masks import instance_mask
-from limnet.data.synthetic.scenes_2d import IRREGULAR, irregular, still_life, ultrasound, video
+from limnet.data.synthetic.scenes_2d import (
+    IRREGULAR,
+    instance_mask,
+    irregular,
+    still_life,
+    ultrasound,
+    video,
+)
 
 
 def rng(seed=0):

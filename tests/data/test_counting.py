@@ -5,7 +5,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from limnet.data import Case, DataSet, ImageSet, LabelledImage
+from limnet.data import Case, DataSet, LabelledImage
 from limnet.data.counting import Counted, beside_paper, count_set, count_slices
 
 
@@ -54,7 +54,7 @@ def test_of_a_twin_one_case_tests(tmp_path):
 
 def test_images_are_counted_by_their_own_split(tmp_path):
     both = images("training", [True, False]) + images("test", [True])
-    known = ImageSet("Set", Path, lambda root: both, lambda root, *, seed: ())
+    known = DataSet("Set", Path, lambda root: both, lambda root, *, seed: (), of_images=True)
     counted, synthetic = count_set(known, tmp_path, tmp_path)
     assert counted == {"training": Counted(2, 1), "test": Counted(1, 1)} and not synthetic
 

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limnet.data.image_sets import (
-    coco_lvis_images,
-    find_coco_lvis,
-    write_coco_lvis_twin,
-)
-from limnet.data.synthetic.twins import is_twin
+from limnet.data.coco_lvis import read_coco_lvis, write_coco_lvis_twin
+from limnet.data.synthetic.scenes_2d import instance_mask
 
 HEIGHT, WIDTH = 6, 8
 SQUARE = [1, 1, 4, 1, 4, 4, 1, 4]  # columns and rows 1 to 3
@@ -78,7 +74,7 @@ def area(columns, rows):
 
 def test_images_with_instances_come_by_split_and_number(tmp_path):
     write_coco_lvis(tmp_path)
-    images = coco_lvis_images(tmp_path)
+    images = read_coco_lvis(tmp_path)
     assert [(int(image.name), image.split) for image in images] == [
         (7, "training"),
         (9, "training"),
@@ -91,14 +87,14 @@ def test_images_with_instances_come_by_split_and_number(tmp_path):
 
 def test_the_polygons_of_an_instance_are_one_mask(tmp_path):
     write_coco_lvis(tmp_path)
-    pixels, masks = coco_lvis_images(tmp_path)[1].load()
+    pixels, masks = read_coco_lvis(tmp_path)[1].load()
     square, tall = area(slice(1, 4), slice(1, 4)), area(slice(5, 7), slice(None))
     assert pixels.shape == (HEIGHT, WIDTH, 3) and np.array_equal(masks, [square | tall])
 
 
 def test_of_coco_the_instances_are_added_that_lvis_lacks_and_no_crowd(tmp_path):
     write_coco_lvis(tmp_path, {**LVIS, **COCO})
-    image = coco_lvis_images(tmp_path)[0]
+    image = read_coco_lvis(tmp_path)[0]
     square, tall = area(slice(1, 4), slice(1, 4)), area(slice(5, 7), slice(None))
     left = area(slice(0, 4), slice(None))
     assert np.array_equal(image.load()[1], [square, tall, left])
@@ -109,24 +105,17 @@ def test_an_instance_that_covers_no_pixel_is_left_out(tmp_path):
     dot = [2.6, 2.6, 2.9, 2.6, 2.9, 2.9]
     files = changed("lvis_v1_val.json", annotations=[instance(20, dot), instance(20, SQUARE)])
     write_coco_lvis(tmp_path, files)
-    assert coco_lvis_images(tmp_path)[2].load()[1].shape == (1, HEIGHT, WIDTH)
+    assert read_coco_lvis(tmp_path)[2].load()[1].shape == (1, HEIGHT, WIDTH)
     alone = {**LVIS["lvis_v1_val.json"], "annotations": [instance(20, dot)]}
     (tmp_path / "annotations/lvis_v1_val.json").write_text(json.dumps(alone))
-    assert coco_lvis_images(tmp_path)[2].load()[1].shape == (0, HEIGHT, WIDTH)
+    assert read_coco_lvis(tmp_path)[2].load()[1].shape == (0, HEIGHT, WIDTH)
 
 
 def test_annotations_may_lie_beside_the_images(tmp_path):
     write_coco_lvis(tmp_path)
     for path in (tmp_path / "annotations").iterdir():
         path.rename(tmp_path / path.name)
-    assert len(coco_lvis_images(tmp_path)) == 3
-
-
-def test_a_folder_of_another_layout_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no such folder"):
-        coco_lvis_images(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"must hold lvis_v1_train.json .*another layout"):
-        coco_lvis_images(tmp_path)
+    assert len(read_coco_lvis(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("name", ["lvis_v1_val.json", "instances_val2017.json"])
@@ -134,22 +123,14 @@ def test_a_missing_annotation_file_is_named(tmp_path, name):
     write_coco_lvis(tmp_path, {**LVIS, **COCO})
     (tmp_path / "annotations" / name).rename(tmp_path / "annotations/renamed.json")
     with pytest.raises(ValueError, match=f"lacks {name}; unpack"):
-        coco_lvis_images(tmp_path)
+        read_coco_lvis(tmp_path)
 
 
 def test_a_missing_folder_of_images_is_named(tmp_path):
     write_coco_lvis(tmp_path)
     (tmp_path / "train2017").rename(tmp_path / "train2014")
     with pytest.raises(ValueError, match="lacks train2017; unpack"):
-        coco_lvis_images(tmp_path)
-
-
-def test_a_missing_or_renamed_image_is_named(tmp_path):
-    write_coco_lvis(tmp_path)
-    path = tmp_path / "train2017/000000000009.jpg"
-    path.rename(path.with_stem("9"))
-    with pytest.raises(ValueError, match=r"lacks train2017/000000000009.jpg; unpack train2017.zip"):
-        coco_lvis_images(tmp_path)
+        read_coco_lvis(tmp_path)
 
 
 @pytest.mark.parametrize("name", [*LVIS, *COCO])
@@ -159,7 +140,7 @@ def test_a_truncated_annotation_file_is_named(tmp_path, name, kept):
     path = tmp_path / "annotations" / name
     path.write_text(path.read_text()[: int(kept * len(path.read_text()))])
     with pytest.raises(ValueError, match=rf"{name} must be a whole JSON file .*JSONDecodeError"):
-        coco_lvis_images(tmp_path)
+        read_coco_lvis(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -180,42 +161,31 @@ def test_a_truncated_annotation_file_is_named(tmp_path, name, kept):
 def test_annotations_that_say_something_else_are_refused_with_their_file(tmp_path, parts):
     write_coco_lvis(tmp_path, changed("lvis_v1_train.json", **parts))
     with pytest.raises(ValueError, match=r"lvis_v1_train.json must be a whole JSON file"):
-        coco_lvis_images(tmp_path)
+        read_coco_lvis(tmp_path)
 
 
 def test_annotations_nested_without_end_are_refused(tmp_path):
     write_coco_lvis(tmp_path)
     (tmp_path / "annotations/lvis_v1_val.json").write_text("[" * 1_000_000)
     with pytest.raises(ValueError, match=r"lvis_v1_val.json must be .*RecursionError"):
-        coco_lvis_images(tmp_path)
+        read_coco_lvis(tmp_path)
 
 
 def test_a_file_without_images_of_its_split_is_refused(tmp_path):
     write_coco_lvis(tmp_path, changed("lvis_v1_val.json", images=[listed(10)]))
     with pytest.raises(ValueError, match=r"lvis_v1_val.json must list images of val2017"):
-        coco_lvis_images(tmp_path)
-
-
-@pytest.mark.parametrize("kept", [0, 100, -20])
-def test_a_truncated_image_is_refused_when_it_is_loaded(tmp_path, kept):
-    write_coco_lvis(tmp_path)
-    path = tmp_path / "train2017/000000000009.jpg"
-    path.write_bytes(path.read_bytes()[:kept])
-    whole, broken, _ = coco_lvis_images(tmp_path)
-    whole.load()
-    with pytest.raises(ValueError, match=r"000000000009.jpg must be an image"):
-        broken.load()
+        read_coco_lvis(tmp_path)
 
 
 def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path):
     write_coco_lvis(tmp_path, changed("lvis_v1_val.json", images=[listed(20, "val2017", width=9)]))
     with pytest.raises(ValueError, match=r"20.jpg must have the size .* got \(6, 8\) and \(6, 9\)"):
-        coco_lvis_images(tmp_path)[2].load()
+        read_coco_lvis(tmp_path)[2].load()
 
 
 def test_the_twin_has_the_layout_of_the_real_files(tmp_path):
-    images = write_coco_lvis_twin(tmp_path, shape=(60, 80))
-    assert images == coco_lvis_images(tmp_path) and is_twin(tmp_path)
+    images = write_coco_lvis_twin(tmp_path)
+    assert images == read_coco_lvis(tmp_path)
     assert [image.split for image in images] == ["training"] * 5 + ["test"] * 3
     lvis, coco = (
         json.loads((tmp_path / "annotations" / name).read_text())
@@ -228,33 +198,65 @@ def test_the_twin_has_the_layout_of_the_real_files(tmp_path):
 
 
 def test_both_files_of_the_twin_add_instances(tmp_path):
-    images = write_coco_lvis_twin(tmp_path, shape=(60, 80))
+    images = write_coco_lvis_twin(tmp_path)
     joined = [len(image.load()[1]) for image in images]
     for name in COCO:
         (tmp_path / "annotations" / name).unlink()
-    alone = [len(image.load()[1]) for image in coco_lvis_images(tmp_path)]
+    alone = [len(image.load()[1]) for image in read_coco_lvis(tmp_path)]
     assert [one - other for one, other in zip(joined, alone, strict=True)] == [1] * len(images)
 
 
-def test_a_twin_is_written_once_and_again_for_another_seed(tmp_path):
-    path = write_coco_lvis_twin(tmp_path, shape=(60, 80))[0].image
-    path.write_bytes(b"kept")
-    write_coco_lvis_twin(tmp_path, shape=(60, 80))
-    assert path.read_bytes() == b"kept"
-    write_coco_lvis_twin(tmp_path, shape=(60, 80), seed=1)
-    assert path.read_bytes() != b"kept"
+def test_masks_hold_the_pixels_whose_centres_are_inside():
+    shifted = [1.4, 1.4, 4.4, 1.4, 4.4, 4.4, 1.4, 4.4]  # rounds to the square
+    beyond = [5, -3, 7, -3, 7, 60, 5, 60]
+    square = area(slice(1, 4), slice(1, 4))
+    assert np.array_equal(instance_mask([SQUARE], 6, 8), square)
+    assert np.array_equal(instance_mask([shifted], 6, 8), square)
+    assert np.array_equal(instance_mask([beyond], 6, 8), area(slice(5, 7), slice(None)))
+    assert not instance_mask([[1, 1, 5, 5]], 6, 8).any()
 
 
-def test_a_twin_never_overwrites_the_real_set(tmp_path):
-    write_coco_lvis(tmp_path)
-    with pytest.raises(ValueError, match="is no twin"):
-        write_coco_lvis_twin(tmp_path)
-    assert len(coco_lvis_images(tmp_path)) == 3
+@pytest.mark.parametrize("outline", [[1, 1, 4, 1, 4], [1, 1, float("nan"), 1, 4, 4], [[1, 2]]])
+def test_a_polygon_that_is_none_is_refused(outline):
+    with pytest.raises(ValueError, match="polygon"):
+        instance_mask([outline], 6, 8)
 
 
-def test_coco_lvis_is_found_in_the_data_folder(tmp_path):
-    assert find_coco_lvis(None) is None and find_coco_lvis(tmp_path) is None
-    write_coco_lvis(tmp_path / "coco")
-    assert find_coco_lvis(tmp_path) == tmp_path / "coco"
-    with pytest.raises(ValueError, match="LIMNET_DATA"):
-        find_coco_lvis(tmp_path / "nowhere")
+RUNS = np.array(
+    [
+        [0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 1, 1, 1, 1, 0],
+        [0, 0, 1, 0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0, 0],
+    ],
+    bool,
+)
+
+
+def test_run_lengths_go_down_the_columns():
+    counts = [5, 1, 7, 3, 3, 1, 1, 1, 3, 1, 1, 1, 3, 3, 3, 3, 8]
+    assert np.array_equal(instance_mask({"counts": counts, "size": [6, 8]}, 6, 8), RUNS)
+
+
+def test_compressed_run_lengths_are_those_of_pycocotools():
+    text = "5172LNN020N022005"  # what pycocotools.mask.encode says of RUNS
+    assert np.array_equal(instance_mask({"counts": text, "size": [6, 8]}, 6, 8), RUNS)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {"counts": [40], "size": [6, 8]},
+        {"counts": [48], "size": [8, 6]},
+        {"counts": [50, -2], "size": [6, 8]},
+        {"counts": [10**30], "size": [6, 8]},
+        {"counts": "ooo", "size": [6, 8]},
+        {"counts": [48]},
+        {"counts": None, "size": [6, 8]},
+    ],
+)
+def test_run_lengths_of_another_size_are_refused(runs):
+    with pytest.raises(ValueError, match="run lengths must"):
+        instance_mask(runs, 6, 8)
