@@ -21,8 +21,8 @@ NEARLY_CERTAIN = 1e-6  # distance from 0 or 1 at which probabilities are cut off
 class Reliability(NamedTuple):
     """Answers in bins of equal width; bins without answers are left out."""
 
-    said: Float[np.ndarray, " bins"]  # mean probability
-    true: Float[np.ndarray, " bins"]  # share in which it came true
+    predicted: Float[np.ndarray, " bins"]  # mean probability
+    observed: Float[np.ndarray, " bins"]  # share in which it came true
     answers: Int[np.ndarray, " bins"]
 
 
@@ -40,19 +40,19 @@ def reliability(probabilities: Probabilities, truths: Truths, bins: int = BINS) 
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
     answers = np.bincount(bin_of, minlength=bins)
     filled = answers > 0
-    said, true = (
+    predicted, observed = (
         np.bincount(bin_of, values, minlength=bins)[filled] / answers[filled]
         for values in (probabilities.astype(float), truths.astype(float))
     )
-    return Reliability(said, true, answers[filled])
+    return Reliability(predicted, observed, answers[filled])
 
 
 def expected_calibration_error(
     probabilities: Probabilities, truths: Truths, bins: int = BINS
 ) -> float:
     """Mean over all answers of how far their bin's probability is from the share that came true."""
-    said, true, answers = reliability(probabilities, truths, bins)
-    return float((np.abs(said - true) * answers).sum() / answers.sum())
+    predicted, observed, answers = reliability(probabilities, truths, bins)
+    return float((np.abs(predicted - observed) * answers).sum() / answers.sum())
 
 
 def best_temperature(probabilities: Probabilities, truths: Truths) -> float:

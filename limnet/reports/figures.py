@@ -306,9 +306,9 @@ def reliability_diagram(curves: Mapping[str, Reliability]) -> Figure:
     axes = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axis, (name, curve) in zip(axes, curves.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.75", lw=1)
-        axis.plot(curve.said, curve.true, color="#0072B2", lw=1.2)
+        axis.plot(curve.predicted, curve.observed, color="#0072B2", lw=1.2)
         areas = 160 * curve.answers / max(curve.answers.max(), 1)
-        axis.scatter(curve.said, curve.true, s=areas, color="#0072B2", alpha=0.7, lw=0)
+        axis.scatter(curve.predicted, curve.observed, s=areas, color="#0072B2", alpha=0.7, lw=0)
         axis.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
         axis.set_title(name, fontsize=9, color=INK)
         axis.set_xlabel("said", fontsize=8, color=INK)

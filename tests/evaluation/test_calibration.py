@@ -12,8 +12,8 @@ from limnet.evaluation.calibration import (
 def test_answers_are_sorted_into_bins_and_empty_bins_left_out():
     probabilities = np.array([0.05, 0.15, 0.95, 1.0])
     found = reliability(probabilities, np.array([False, True, True, False]))
-    np.testing.assert_allclose(found.said, [0.05, 0.15, 0.975])
-    np.testing.assert_allclose(found.true, [0, 1, 0.5])
+    np.testing.assert_allclose(found.predicted, [0.05, 0.15, 0.975])
+    np.testing.assert_allclose(found.observed, [0, 1, 0.5])
     assert found.answers.tolist() == [1, 1, 2]
 
 

@@ -29,7 +29,7 @@ from limnet.evaluation.comparators import (
 )
 from limnet.evaluation.comparators.base import Square
 from limnet.evaluation.comparators.mem3d import KEEP_EVERY, _frame, _from_square, _square
-from limnet.evaluation.comparators.sam import KEPT_SLICES
+from limnet.evaluation.comparators.sam import CACHED_SLICES
 from limnet.evaluation.comparators.sam_med3d import SIDE, cube_affine, cube_of, in_cube
 from limnet.method.prompts import Click
 from limnet.networks.layers import MEAN, STANDARD_DEVIATION
@@ -341,7 +341,7 @@ def test_sam_embeds_a_slice_once_for_all_its_clicks():
     segment(other, [Click(1, 5, 5)])
     assert model.embedded == 2  # another window is another image
     on_every_slice(segment, black((20, 32, 48)), np.ones((20, 32, 48), dtype=bool))
-    assert len(segment._embeddings) == KEPT_SLICES
+    assert len(segment._embeddings) == CACHED_SLICES
 
 
 def test_every_slice_that_shows_the_target_is_clicked_as_often_as_said():

@@ -108,14 +108,10 @@ def test_an_unsteady_hand_keeps_slice_and_sign_and_stays_inside():
     assert all(0 <= each.row < SHAPE[1] and 0 <= each.column < SHAPE[2] for each in clicks)
     assert len(set(clicks)) > 20
     assert Jittered(steady, pixels=0)(target, None, ()) == next_click(target)
-    assert user(target, target, ()) is None
-
-
-def test_jitter_has_the_spread_that_it_says():
-    target = np.ones((1, 401, 401), dtype=bool)
-    user = Jittered(lambda *_: Click(0, 200, 200, True), pixels=5, seed=0)
-    rows = [user(target, None, made(count)).row for count in range(20)]
+    wide = Jittered(lambda *_: Click(0, 200, 200, True), pixels=5, seed=0)
+    rows = [wide(np.ones((1, 401, 401), bool), None, made(count)).row for count in range(20)]
     assert abs(np.mean(rows) - 200) < 5 and 2 < np.std(rows) < 8
+    assert user(target, target, ()) is None
 
 
 def test_the_challenges_area_is_written_out():
@@ -153,10 +149,5 @@ def test_frozen_clicks_of_every_user():
     }
     for user, expected in frozen.items():
         assert tuple(user(target, masks, made(count)) for count in range(2)) == expected
-
-
-def test_a_users_repr_says_all_about_it():
-    user = Jittered(SliceBySlice("random", seed=3), pixels=2)
-    assert repr(user) == (
-        "Jittered(user=SliceBySlice(slice_rule='random', seed=3), pixels=2, seed=0)"
-    )
+    name = "Jittered(user=Challenge(), pixels=2, seed=1)"
+    assert repr(Jittered(Challenge(), pixels=2, seed=1)) == name  # it finds a cached result

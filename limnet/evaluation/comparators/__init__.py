@@ -50,8 +50,8 @@ def comparator(
     """
     if name not in COMPARATORS:
         raise ValueError(f"a comparator must be one of {', '.join(COMPARATORS)}, got {name!r}")
-    COMPARATORS[name].imported()
-    return _CLASSES[name].load(COMPARATORS[name].found(checkpoint), device)
+    COMPARATORS[name].import_package()
+    return _CLASSES[name].load(COMPARATORS[name].checkpoint_path(checkpoint), device)
 
 
 def measured_beside(names: str, device: torch.device | str = "cpu") -> dict[str, Comparator]:

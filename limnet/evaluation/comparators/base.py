@@ -59,7 +59,7 @@ class About:
             f" In the paper: {self.paper}."
         )
 
-    def imported(self) -> ModuleType:
+    def import_package(self) -> ModuleType:
         """The package, or a ModuleNotFoundError that says how it is installed."""
         try:
             return import_module(self.package)
@@ -75,7 +75,7 @@ class About:
         except PackageNotFoundError:
             return "a checkout"
 
-    def found(self, checkpoint: str | Path | None = None) -> str:
+    def checkpoint_path(self, checkpoint: str | Path | None = None) -> str:
         """The checkpoint that the caller passed, else that of the folder `LIMNET_COMPARATORS`.
 
         A FileNotFoundError says where one comes from.
@@ -108,7 +108,7 @@ class About:
 
         A folder is read without network; only "hub:" and a name on the Hub downloads.
         """
-        transformers = self.imported()
+        transformers = self.import_package()
         on_hub = checkpoint.startswith(HUB)
         source = checkpoint.removeprefix(HUB) if on_hub else str(Path(checkpoint).resolve())
         transformers.utils.logging.disable_progress_bar()

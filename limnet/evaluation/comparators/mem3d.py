@@ -64,7 +64,7 @@ class Mem3D(Comparator):
     @classmethod
     def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "Mem3D":
         """With the user's weights for the memory, and SAM."""
-        memory = ABOUT.imported().STM(KEY_DIM, VALUE_DIM)
+        memory = ABOUT.import_package().STM(KEY_DIM, VALUE_DIM)
         state = ABOUT.state(Path(checkpoint, "memory.pth"), "state_dict")
         memory.load_state_dict({name.removeprefix("module."): each for name, each in state.items()})
         prompt = Sam.load(str(Path(checkpoint, "sam")), device)

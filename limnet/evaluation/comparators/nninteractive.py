@@ -43,7 +43,7 @@ class NnInteractive(Comparator):
     @classmethod
     def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "NnInteractive":
         """With the model of a folder."""
-        module = ABOUT.imported()
+        module = ABOUT.import_package()
         with redirect_stdout(io.StringIO()):  # it prints
             session = module.nnInteractiveInferenceSession(
                 device=torch.device(device),

@@ -33,7 +33,7 @@ ABOUT = About(
         "(6 N) or 10 times (10 N): far more than our six clicks a volume"
     ),
 )
-KEPT_SLICES = 16  # whose embeddings are kept from click to click; 4 MB each
+CACHED_SLICES = 16  # whose embeddings are cached from click to click; 4 MB each
 
 Logits = Float32[Tensor, "1 1 low low"]
 
@@ -98,7 +98,7 @@ class Sam(Comparator):
             device = next(self.model.parameters()).device
             image = self.square.image(volume, index).to(device)
             self._embeddings[key] = self.model.get_image_embeddings(image)
-            if len(self._embeddings) > KEPT_SLICES:
+            if len(self._embeddings) > CACHED_SLICES:
                 self._embeddings.pop(next(iter(self._embeddings)))
         return self._embeddings[key]
 

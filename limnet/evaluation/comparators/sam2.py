@@ -70,7 +70,7 @@ class Sam2(Comparator):
     def _session(self, volume: Volume) -> Any:
         device = next(self.model.parameters()).device
         places = ("inference_device", "inference_state_device", "video_storage_device")
-        session = ABOUT.imported().Sam2VideoInferenceSession(
+        session = ABOUT.import_package().Sam2VideoInferenceSession(
             video_height=volume.images.shape[1],
             video_width=volume.images.shape[2],
             dtype=torch.float32,

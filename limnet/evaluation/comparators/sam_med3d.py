@@ -60,7 +60,7 @@ class SamMed3D(Comparator):
     @classmethod
     def load(cls, checkpoint: str, device: torch.device | str = "cpu") -> "SamMed3D":
         """With the weights of a checkpoint, which is read without unpickling code."""
-        medim = ABOUT.imported()
+        medim = ABOUT.import_package()
         with redirect_stdout(io.StringIO()):  # it prints
             model = medim.create_model("SAM-Med3D")
         model.load_state_dict(ABOUT.state(checkpoint, "model_state_dict"))
