@@ -1,9 +1,7 @@
-"""What sessions of the simulated user leave to learn from (paper, sections II-C and III-B).
+"""Training samples from sessions of the simulated user (paper, sections II-C and III-B).
 
-The click network learns from slices that a round left wrong: a click of a later round corrects the
-mask that propagation brought. Its errors are not those of the defective masks: it has shrunk, run
-on into a neighbour, or lost the object (beyond the paper). The quality network learns from pairs of
-masks of rounds without fusion, as in the paper, and from defective masks.
+The click network corrects masks that propagation left wrong; their errors are not those of
+defective masks (beyond the paper). The quality network compares masks of two rounds, or defects.
 """
 
 import math
@@ -28,10 +26,11 @@ from limnet.networks.quality_net import EVIDENCE
 from limnet.training.samples import LabelledVolume, SliceSequence
 from limnet.volumes import Volume
 
+Rng = np.random.Generator
+
 MIN_ERROR = 12  # pixels: fewer are hardly worth a click
 GOOD_DICE = 0.97
-# of the slices with errors: lost objects are no more than first clicks once again, and in masks
-# where there is no object there is nothing to see
+# of the slices with errors: a lost object is a first click, and where none is nothing can be seen
 KEPT_SHARE = {"lost": 0.3, "absent": 0.5}
 MIN_DIFFERENCE = 0.02  # of both masks' DSC: smaller ones teach noise
 INTACT_SHARE = 0.4  # of the defective pairs in which one mask is not defective
@@ -46,7 +45,7 @@ class InteractionSamples(NamedTuple):
     targets: Bool[Tensor, "slices height width"]
     previous: Bool[Tensor, "slices height width"]
 
-    def draw(self, rng: np.random.Generator, size: int) -> "InteractionSamples":
+    def draw(self, rng: Rng, size: int) -> "InteractionSamples":
         """`size` of them at random, mirrored, turned, changed in contrast, some inverted.
 
         Raises:
@@ -95,11 +94,7 @@ class MaskPairs(NamedTuple):
 
 
 def simulate_interactions(
-    sequences: Iterable[SliceSequence],
-    networks: LimNet,
-    rng: np.random.Generator,
-    *,
-    rounds: int = 3,
+    sequences: Iterable[SliceSequence], networks: LimNet, rng: Rng, *, rounds: int = 3
 ) -> InteractionSamples:
     """Every slice that is worth a click after one to `rounds` rounds without fusion on sequences.
 
@@ -122,7 +117,7 @@ def simulate_interactions(
     return InteractionSamples(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
 
 
-def defective_pairs(sequences: Iterable[SliceSequence], rng: np.random.Generator) -> MaskPairs:
+def defective_pairs(sequences: Iterable[SliceSequence], rng: Rng) -> MaskPairs:
     """One pair from each slice that shows its target: two defects of it, or a defect and itself."""
     images, masks = [], []
     for sequence in sequences:
@@ -174,7 +169,7 @@ def pairs_of_rounds(
 def pairs_of_volumes(
     volumes: Iterable[LabelledVolume],
     networks: LimNet,
-    rng: np.random.Generator,
+    rng: Rng,
     *,
     targets: int = 2,
     rounds: int = 6,
@@ -217,7 +212,7 @@ def pairs_of_sequences(
     )
 
 
-def sample_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: int) -> MaskPairs:
+def sample_pairs(sources: Iterable[MaskPairs], rng: Rng, size: int) -> MaskPairs:
     """A batch with equal shares of all sources that have pairs, changed in contrast and mirrored.
 
     Half of the batches are turned, and in half previous and current change places.
@@ -244,7 +239,7 @@ def sample_pairs(sources: Iterable[MaskPairs], rng: np.random.Generator, size: i
 
 
 def _rounds(
-    session: Session, target: Masks, rounds: int, rng: np.random.Generator | None = None
+    session: Session, target: Masks, rounds: int, rng: Rng | None = None
 ) -> Iterator[Masks]:
     """Masks after each round of the simulated user, until nothing is left to click on.
 
@@ -270,7 +265,7 @@ def _at_own_size(sequence: SliceSequence, networks: LimNet) -> tuple[Volume, Lim
     return Volume.from_array(images, window=(0, 1)), players
 
 
-def _worth_a_click(mask: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> bool:
+def _worth_a_click(mask: np.ndarray, truth: np.ndarray, rng: Rng) -> bool:
     if np.count_nonzero(mask ^ truth) < MIN_ERROR or dice(mask, truth) > GOOD_DICE:
         return False
     kind = "lost" if not mask.any() else "absent" if not truth.any() else ""

@@ -74,8 +74,7 @@ def fit(
 
     Iteration i draws everything from the generator (seed, i). So a run that was killed goes on
     from `checkpoint.pt` in `folder` as if nothing had happened (to the bit on a CPU, with as many
-    threads). `log.json` has its numbers.
-    PyTorch's global random state is at the end what it was before.
+    threads). `log.json` has its numbers. PyTorch's global random state is left as it was.
 
     Processes that torchrun started train together, rank r on batches from the generator
     (seed, i, r); the gradient is the mean of theirs. Only rank 0 uses the folder, validates and
@@ -159,17 +158,10 @@ class Draws(Dataset):
 
 def drawn_batches(draws: Draws, iterations: range, workers: int) -> Iterable[Drawn]:
     """The draws of these iterations, in order, made when needed or ahead by forked `workers`."""
-    if not workers:
-        return (draws[iteration] for iteration in iterations)
-    return DataLoader(
-        draws,
-        batch_size=None,
-        sampler=iterations,
-        num_workers=workers,
-        collate_fn=lambda drawn: drawn,
-        multiprocessing_context="fork",  # what draws may be a closure
-        prefetch_factor=4,  # batches that each worker keeps ready
-    )
+    # forked, since what draws may be a closure; each worker keeps so many batches ready
+    ahead = {"multiprocessing_context": "fork", "prefetch_factor": 4} if workers else {}
+    how = {"batch_size": None, "sampler": iterations, "num_workers": workers, **ahead}
+    return DataLoader(draws, collate_fn=lambda drawn: drawn, **how)
 
 
 class _Loss(nn.Module):

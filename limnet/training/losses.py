@@ -7,8 +7,6 @@ from torch import Tensor
 
 Maps = Float[Tensor, "batch 1 height width"]
 
-IGNORED = -1  # label of pixels that no loss of a click net counts
-
 
 def normalised_focal_loss(
     logits: Maps, labels: Maps, *, alpha: float = 0.5, gamma: float = 2.0
@@ -16,21 +14,18 @@ def normalised_focal_loss(
     """Focal loss whose weights are rescaled to mean 1, so that it does not fade (RITM).
 
     Args:
-        labels: 0, 1, or -1 for pixels to ignore.
         alpha: weight of the object's pixels; those of the background weigh 1 - alpha.
         gamma: how much easy pixels are played down.
     """
     small = 1e-12
-    valid = labels != IGNORED
-    # the probability that the network gives to the label
-    right = torch.where(valid, 1 - (labels - logits.sigmoid()).abs(), torch.ones_like(logits))
+    right = 1 - (labels - logits.sigmoid()).abs()  # probability that the network gives the label
     focus = (1 - right) ** gamma
-    count = valid.sum(dim=(1, 2, 3))
+    count = labels[0].numel()
     # part of the weights, not of what is minimised: no gradient
     scale = (count / (focus.sum(dim=(1, 2, 3)) + small)).detach()[:, None, None, None]
     balance = torch.where(labels > 0.5, alpha, 1 - alpha)
     losses = -balance * scale * focus * (right + small).clamp(max=1).log()
-    return losses.sum(dim=(1, 2, 3)) / count.clamp(min=1)
+    return losses.sum(dim=(1, 2, 3)) / count
 
 
 def hard_example_fraction(

@@ -30,6 +30,9 @@ from limnet.data.synthetic.shapes import (
 )
 from limnet.volumes import CT_WINDOWS
 
+Rng = np.random.Generator
+Labels = UInt8[np.ndarray, "slices height width"]
+
 MIN_AREA = 16  # pixels of the target on the first slice
 # thin and thick slices in turn, (shape, spacing in mm)
 PHANTOM_GRIDS = (((64, 144, 144), (3.0, 2.7, 2.7)), ((40, 168, 168), (5.0, 2.3, 2.3)))
@@ -40,7 +43,7 @@ NO_TARGETS = ("skin", "fat", "muscle", "bone", "cartilage", "lung", "bowel gas",
 class LabelledVolume:
     """A volume to cut sequences from."""
 
-    labels: UInt8[np.ndarray, "slices height width"]
+    labels: Labels
     targets: tuple[int, ...]  # labels that may become the target
     images: np.ndarray | None = None  # raw intensities; None: appearance is always synthesised
     window: tuple[float, float] = (0.0, 1.0)  # intensities shown as 0 and 1
@@ -80,9 +83,7 @@ class SequenceOptions:
 
 
 def sequence_stream(
-    rng: np.random.Generator,
-    volumes: Sequence[LabelledVolume],
-    options: SequenceOptions | None = None,
+    rng: Rng, volumes: Sequence[LabelledVolume], options: SequenceOptions | None = None
 ) -> Iterator[SliceSequence]:
     """Sequences without end; equal generators give equal streams."""
     options = options or SequenceOptions()
@@ -98,7 +99,7 @@ def sequence_stream(
             yield sequence
 
 
-def shapes_sequence(rng: np.random.Generator, options: SequenceOptions) -> SliceSequence:
+def shapes_sequence(rng: Rng, options: SequenceOptions) -> SliceSequence:
     """One of the random shapes that the first slice shows, or now and then a region."""
     shape = (options.length, options.size, options.size)
     if rng.random() < options.radiograph_share:
@@ -115,9 +116,7 @@ def shapes_sequence(rng: np.random.Generator, options: SequenceOptions) -> Slice
     return SliceSequence(torch.from_numpy(images), torch.from_numpy(target))
 
 
-def cropped_sequence(
-    rng: np.random.Generator, volume: LabelledVolume, options: SequenceOptions
-) -> SliceSequence:
+def cropped_sequence(rng: Rng, volume: LabelledVolume, options: SequenceOptions) -> SliceSequence:
     """A crop around a random target voxel, rotated, scaled, mirrored, in either direction."""
     label, centre = _target_voxel(rng, volume)
     still = rng.random() < options.still_share
@@ -150,11 +149,7 @@ def cropped_sequence(
 
 
 def _target(
-    rng: np.random.Generator,
-    labels: UInt8[np.ndarray, "slices height width"],
-    label: int,
-    targets: Sequence[int],
-    options: SequenceOptions,
+    rng: Rng, labels: Labels, label: int, targets: Sequence[int], options: SequenceOptions
 ) -> Bool[np.ndarray, "slices height width"]:
     """Where the label is; now and then with another one of the targets, which it touches."""
     target = labels == label
@@ -167,9 +162,7 @@ def _target(
     return target
 
 
-def _target_voxel(
-    rng: np.random.Generator, volume: LabelledVolume
-) -> tuple[int, Int[np.ndarray, "3"]]:
+def _target_voxel(rng: Rng, volume: LabelledVolume) -> tuple[int, Int[np.ndarray, "3"]]:
     """A target label, every one as likely, and one of its voxels."""
     for label in rng.permutation(volume.targets):
         voxels = np.flatnonzero(volume.labels.ravel() == label)
@@ -179,7 +172,7 @@ def _target_voxel(
 
 
 def _slice_indices(
-    rng: np.random.Generator, start: int, slices: int, length: int, still: bool
+    rng: Rng, start: int, slices: int, length: int, still: bool
 ) -> Int[np.ndarray, " length"]:
     """From `start` up or down; at the end of the volume the sequence turns round."""
     if still:
@@ -194,14 +187,14 @@ def _slice_indices(
 View = tuple[float, float, float]  # row and column of a square's centre, and its side; pixels
 
 
-def _view_around(rng: np.random.Generator, centre: Int[np.ndarray, "2"], side: int) -> View:
+def _view_around(rng: Rng, centre: Int[np.ndarray, "2"], side: int) -> View:
     """A view of any size that holds the point somewhere."""
     field = math.exp(rng.uniform(math.log(max(20.0, 0.25 * side)), math.log(1.15 * side)))
     row, column = centre + rng.uniform(-0.35, 0.35, 2) * field
     return row, column, field
 
 
-def _view_of(rng: np.random.Generator, target: Bool[np.ndarray, "height width"]) -> View:
+def _view_of(rng: Rng, target: Bool[np.ndarray, "height width"]) -> View:
     """A view with the target in its middle and some room around it."""
     extents = [np.flatnonzero(target.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     extent = max(last - first + 1 for first, last in extents)
@@ -211,11 +204,7 @@ def _view_of(rng: np.random.Generator, target: Bool[np.ndarray, "height width"])
 
 
 def _sampling_grid(
-    rng: np.random.Generator,
-    view: View,
-    plane: tuple[int, int],
-    options: SequenceOptions,
-    still: bool,
+    rng: Rng, view: View, plane: tuple[int, int], options: SequenceOptions, still: bool
 ) -> Float32[Tensor, "slices height width 2"]:
     """Where in the source slice, in [-1, 1], each pixel of the crop comes from."""
     angle, mirror = rng.normal(0, 0.2), rng.choice([-1.0, 1.0])

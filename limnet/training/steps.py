@@ -25,6 +25,9 @@ from limnet.training.interactions import InteractionSamples, MaskPairs
 from limnet.training.losses import bootstrapped_cross_entropy, dice_loss, normalised_focal_loss
 from limnet.training.samples import MIN_AREA, SliceSequence
 
+Rng = np.random.Generator
+Maps = Float32[Tensor, "batch 1 height width"]
+
 
 class ClickBatch(NamedTuple):
     """Slices for the click network."""
@@ -96,10 +99,7 @@ def sequence_batch(sequences: Iterable[SliceSequence], size: int) -> SequenceBat
 
 
 def click_step(
-    network: ClickNet,
-    batch: ClickBatch,
-    rng: np.random.Generator,
-    options: ClickTraining | None = None,
+    network: ClickNet, batch: ClickBatch, rng: Rng, options: ClickTraining | None = None
 ) -> Float[Tensor, ""]:
     """Mean loss of simulated rounds: focal and auxiliary as in RITM, and Dice.
 
@@ -108,23 +108,19 @@ def click_step(
     """
     options = options or ClickTraining()
     images = batch.images[:, None].expand(-1, 3, -1, -1)
-    masks = batch.targets, _previous_of(batch)
-    starts = _starts(*(each.cpu().numpy().copy() for each in masks), rng, options)
-    truth, masks = (torch.from_numpy(each).to(images.device) for each in starts)
+    truth, masks = _starts(batch.targets, _previous_of(batch), rng, options)
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
     clicks = _first_clicks(truth, masks, generator, options)
     targets, previous = (each[:, None].to(images) for each in (truth, masks))
     losses, rounds = [], rng.integers(options.max_rounds + 1)
     for further in reversed(range(rounds + 1)):
         # losses need float32, also where autocast has the network compute in bfloat16
-        mask, auxiliary = (
-            x.float() for x in network(images, clicks.maps(*images.shape[2:]), previous)
-        )
+        logits = network(images, clicks.maps(*images.shape[2:]), previous)
+        mask, auxiliary = (each.float() for each in logits)
         auxiliary = functional.binary_cross_entropy_with_logits(auxiliary, targets)
         main = normalised_focal_loss(mask, targets).mean()
         overlap = dice_loss(mask.sigmoid(), targets).mean()
-        weighted = options.auxiliary_weight * auxiliary + options.dice_weight * overlap
-        losses.append(main + weighted)
+        losses.append(main + (options.auxiliary_weight * auxiliary + options.dice_weight * overlap))
         if further:
             predicted = mask.detach().sigmoid()
             clicks, previous = _after_round(clicks, truth, predicted, generator, options)
@@ -135,23 +131,18 @@ def _previous_of(part: ClickBatch | InteractionSamples) -> Regions:
     return torch.zeros_like(part.targets) if part.previous is None else part.previous
 
 
-def _starts(
-    targets: Bool[np.ndarray, "batch height width"],
-    previous: Bool[np.ndarray, "batch height width"],
-    rng: np.random.Generator,
-    options: ClickTraining,
-) -> tuple[Bool[np.ndarray, "batch height width"], Bool[np.ndarray, "batch height width"]]:
-    """Targets and previous masks of every sample, changed in place where none was there."""
-    for target, mask in zip(targets, previous, strict=True):
+def _starts(targets: Regions, previous: Regions, rng: Rng, options: ClickTraining) -> list[Regions]:
+    """Targets and previous masks of every sample: some begin with a defective mask."""
+    starts = [each.cpu().clone() for each in (targets, previous)]
+    for target, mask in zip(*(each.numpy() for each in starts), strict=True):
         chance = rng.random()
         if mask.any():
             continue
         if chance < options.defective_share:
             mask[:] = corrupt(target, rng)[0]
         elif chance < options.defective_share + options.absent_share:
-            mask[:] = target
-            target[:] = False
-    return targets, previous
+            mask[:], target[:] = target, False
+    return [each.to(targets.device) for each in starts]
 
 
 def _first_clicks(
@@ -167,10 +158,10 @@ def _first_clicks(
 def _after_round(
     clicks: BatchedClicks,
     targets: Regions,
-    previous: Float32[Tensor, "batch 1 height width"],
+    previous: Maps,
     generator: torch.Generator,
     options: ClickTraining,
-) -> tuple[BatchedClicks, Float32[Tensor, "batch 1 height width"]]:
+) -> tuple[BatchedClicks, Maps]:
     """Click the largest errors; what the network sees as previous masks in the next round."""
     chance, level = torch.rand(2, len(targets), generator=generator, device=targets.device)
     refined = chance < options.refinement_share
@@ -187,7 +178,7 @@ def _after_round(
 def propagation_step(
     network: PropagationNet,
     batch: SequenceBatch,
-    rng: np.random.Generator,
+    rng: Rng,
     options: PropagationTraining | None = None,
 ) -> Float[Tensor, ""]:
     """Mean loss over the slices after the first, whose true mask is the prompt (XMem).
@@ -198,8 +189,7 @@ def propagation_step(
     options = options or PropagationTraining()
     size, length = batch.images.shape[:2]
     frames = normalise(batch.images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1))
-    parts = network.precompute(network.encode_key(frames))
-    parts = [x.unflatten(0, (size, length)) for x in parts]
+    parts = [x.unflatten(0, (size, length)) for x in network.precompute(network.encode_key(frames))]
     key, shrinkage, selection = (x.float() for x in parts[:3])
     frames = frames.unflatten(0, (size, length))
     targets = batch.targets.to(frames)[:, :, None]
@@ -227,14 +217,9 @@ def propagation_step(
         chosen = _references(index, prompts, rng, options)
         # differences of near squares, which bfloat16 would lose (as in XMem)
         with torch.autocast(key.device.type, enabled=False):
-            weights = affinity(
-                similarity(
-                    key[:, chosen].movedim(1, 2).flatten(2),
-                    shrinkage[:, chosen].movedim(1, 2).flatten(2),
-                    key[:, index].flatten(2),
-                    selection[:, index].flatten(2),
-                )
-            )
+            memory = (part[:, chosen].movedim(1, 2).flatten(2) for part in (key, shrinkage))
+            query = (part[:, index].flatten(2) for part in (key, selection))
+            weights = affinity(similarity(*memory, *query))
         memory = torch.stack([values[i] for i in chosen], dim=2).flatten(2)
         readout = (memory @ weights).unflatten(2, key.shape[-2:])
         last = index == length - 1
@@ -253,7 +238,7 @@ def propagation_step(
 
 
 def _references(
-    index: int, prompts: list[int], rng: np.random.Generator, options: PropagationTraining
+    index: int, prompts: list[int], rng: Rng, options: PropagationTraining
 ) -> list[int]:
     """Memory slices that slice `index` reads: the prompts and some of the slices before it."""
     before = [other for other in range(1, index) if other not in prompts]
@@ -263,23 +248,20 @@ def _references(
     return sorted([*prompts, *before])
 
 
-def quality_step(
-    network: QualityNet, batch: MaskPairs, rng: np.random.Generator
-) -> Float[Tensor, ""]:
+def quality_step(network: QualityNet, batch: MaskPairs, rng: Rng) -> Float[Tensor, ""]:
     """Binary cross entropy of "the previous mask is better" (Eq. 2)."""
     logits = network.logits(*batch[:4]).float()
     return functional.binary_cross_entropy_with_logits(logits, batch.previous_better)
 
 
 def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -> None:
-    """Fit what picture and evidence weigh against each other, in place, by logistic regression.
+    """Fit the weights of picture and evidence in place by logistic regression.
 
-    So few numbers are better found at once than by steps; the picture part keeps its features, and
-    its logits are scaled: to nothing if they speak rather for the worse mask. How often the newer
-    mask is the better one is fitted besides and not kept: of clear pairs it says too much.
+    The picture part keeps its features, and its logits are scaled, by 0 if they prefer the worse
+    mask. How often the newer mask is better is fitted and dropped: of clear pairs it says too much.
 
     Args:
-        pairs: of rounds, as they were played.
+        pairs: of simulated rounds.
         ridge: penalty of the squared weights of columns scaled to unit deviation.
 
     Raises:

@@ -3,18 +3,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fakes import fakes
 
 from limnet.method.fusion import CROP_SIZE
+from limnet.metrics import dice
 from limnet.networks.checkpoints import lite
 from limnet.networks.quality_net import QualityNet
-from limnet.training import interactions as mask_pairs
+from limnet.training import interactions
 from limnet.training.interactions import (
+    GOOD_DICE,
+    MIN_ERROR,
+    InteractionSamples,
     MaskPairs,
     defective_pairs,
     pairs_of_rounds,
     pairs_of_sequences,
     pairs_of_volumes,
     sample_pairs,
+    simulate_interactions,
 )
 from limnet.training.samples import LabelledVolume, SliceSequence
 from limnet.volumes import Volume
@@ -39,12 +45,7 @@ def test_the_label_names_the_mask_that_overlaps_more():
     better = overlap(pairs.previous, truth) > overlap(pairs.current, truth)
     assert (better == (pairs.previous_better > 0.5)).float().mean() > 0.95
     assert 0 < pairs.previous_better.mean() < 1
-
-
-def test_pairs_are_crops_as_fusion_makes_them():
-    pairs = defective_pairs([disk_sequence()], np.random.default_rng(0))
     assert pairs.images.shape[1:] == (3, CROP_SIZE, CROP_SIZE)
-    assert pairs.previous.shape[1:] == pairs.current.shape[1:] == (1, CROP_SIZE, CROP_SIZE)
 
 
 def test_slices_without_the_target_give_no_pair():
@@ -54,24 +55,11 @@ def test_slices_without_the_target_give_no_pair():
     assert len(both.images) == len(one.images)
 
 
-def test_swapping_a_pair_swaps_its_label():
-    pairs = defective_pairs([disk_sequence()], np.random.default_rng(0))
-    swapped = pairs.swapped()
-    assert torch.equal(swapped.current, pairs.previous)
-    assert torch.equal(swapped.previous_better, 1 - pairs.previous_better)
-
-
-def test_chosen_pairs_stay_together():
-    pairs = defective_pairs([disk_sequence()] * 2, np.random.default_rng(0))
-    chosen = pairs.choose(torch.tensor([1, 0]))
-    assert torch.equal(chosen.previous[0], pairs.previous[1])
-    assert torch.equal(chosen.previous_better, pairs.previous_better[[1, 0]])
-
-
 def test_parts_without_pairs_do_not_hinder_the_others():
     some = defective_pairs([disk_sequence()], np.random.default_rng(0))
     none = some.choose(torch.zeros(0, dtype=torch.long))
     assert len(MaskPairs.join([none, some]).images) == len(some.images)
+    assert len(MaskPairs.join([]).images) == 0
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -91,13 +79,13 @@ def test_with_fusion_the_round_before_is_what_fusion_made_of_it(monkeypatch, fus
         def forward(self, images, *others):
             return torch.ones(len(images))
 
-    compared, original = [], mask_pairs.FusionFeatures.of
+    compared, original = [], interactions.FusionFeatures.of
 
     def remember(cls, before, after, *others):
         compared.append((before, after))
         return original(before, after, *others)
 
-    monkeypatch.setattr(mask_pairs.FusionFeatures, "of", classmethod(remember))
+    monkeypatch.setattr(interactions.FusionFeatures, "of", classmethod(remember))
     torch.manual_seed(0)
     target = disk_sequence(size=32).target.numpy()
     networks = replace(lite(), quality_net=Stubborn(lite().quality_net.config).eval())
@@ -106,10 +94,6 @@ def test_with_fusion_the_round_before_is_what_fusion_made_of_it(monkeypatch, fus
     (first, second), (third, _) = compared[0], compared[-1]
     same = ~third.differs(first if fuse else second)
     assert same.sum() >= len(same) - 2  # all but clicked slices
-
-
-def test_nothing_joined_is_no_pairs():
-    assert len(MaskPairs.join([]).images) == 0
 
 
 def numbered(first, count, size=4):
@@ -147,11 +131,6 @@ def test_a_batch_is_swapped_mirrored_and_turned_as_a_whole():
     assert {tuple(place) for _, *place in seen} == {(0, 0), (0, 3), (3, 0)}
 
 
-def test_equal_generators_draw_equal_batches():
-    first, second = (sample_pairs([numbered(0, 50)], np.random.default_rng(3), 6) for _ in range(2))
-    assert numbers(first) == numbers(second)
-
-
 def test_a_batch_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one source"):
         sample_pairs([numbered(0, 0)], np.random.default_rng(0), 4)
@@ -164,7 +143,7 @@ def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypat
         played.append((fuse, int(target.sum()), rounds, features))
         return numbered(0, 10)
 
-    monkeypatch.setattr(mask_pairs, "pairs_of_rounds", remember)
+    monkeypatch.setattr(interactions, "pairs_of_rounds", remember)
     labels = np.zeros((2, 8, 8), dtype=np.uint8)
     labels[0, 0, :3], labels[0, 1, :5] = 1, 2
     volumes = [
@@ -188,9 +167,64 @@ def test_rounds_on_sequences_are_played_at_their_own_size(monkeypatch):
         played.append((volume.images.shape, int(target.sum()), networks.working_size, rounds))
         return numbered(0, 2)
 
-    monkeypatch.setattr(mask_pairs, "pairs_of_rounds", remember)
+    monkeypatch.setattr(interactions, "pairs_of_rounds", remember)
     full = disk_sequence()
     empty = full._replace(target=torch.zeros(6, 64, 64, dtype=torch.bool))
     pairs = pairs_of_sequences([full, empty, full], lite(), rounds=4)
     assert played == [((6, 64, 64), int(full.target.sum()), 64, 4)] * 2
     assert len(pairs.images) == 4
+
+
+def ramp_sequence(first_column):
+    """Columns that grow brighter; the target begins left of where the fake network paints."""
+    columns = torch.arange(48) / 48
+    target = torch.zeros(5, 32, 48, dtype=torch.bool)
+    target[:, :, first_column:] = True
+    return SliceSequence(columns.expand(5, 32, 48).contiguous(), target)
+
+
+def play(*sequences, seed=0, rounds=1):
+    return simulate_interactions(sequences, fakes(), np.random.default_rng(seed), rounds=rounds)
+
+
+def test_every_slice_without_a_click_comes_with_the_mask_that_propagation_brought():
+    played = play(ramp_sequence(12))
+    assert len(played.images) == 4  # of five one was clicked on
+    assert torch.equal(played.targets[0], ramp_sequence(12).target[0])
+    for mask in played.previous:
+        assert not mask[:, :24].any() and mask[:, 25:].all()
+
+
+def test_slices_that_are_right_are_left_out():
+    played = play(ramp_sequence(24))
+    assert len(played.images) == 0
+    assert play(ramp_sequence(12)._replace(target=torch.zeros(5, 32, 48) > 0)).images.shape[0] == 0
+
+
+def test_all_slices_are_worth_a_click():
+    played = play(ramp_sequence(12), ramp_sequence(36), rounds=3)
+    for mask, target in zip(played.previous.numpy(), played.targets.numpy(), strict=True):
+        assert (mask ^ target).sum() >= MIN_ERROR and dice(mask, target) <= GOOD_DICE
+
+
+def test_the_same_seed_plays_the_same():
+    first, same = (play(ramp_sequence(12), rounds=3, seed=3) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, same, strict=True))
+
+
+def test_images_and_masks_are_mirrored_and_turned_together():
+    corner = torch.zeros(1, 4, 4)
+    corner[0, 0, 1] = 1
+    played = InteractionSamples(corner, corner > 0, corner > 0)
+    drawn = played.draw(np.random.default_rng(0), 40)
+    inverted = drawn.images.mean((1, 2)) > 0.5
+    images = torch.where(inverted[:, None, None], 1 - drawn.images, drawn.images)
+    assert torch.equal(images > 0.5, drawn.targets) and torch.equal(drawn.targets, drawn.previous)
+    places = {tuple(mask.nonzero()[0].tolist()) for mask in drawn.targets}
+    assert places == {(0, 1), (0, 2), (1, 0), (1, 3), (2, 0), (2, 3), (3, 1), (3, 2)}
+    assert 0 < inverted.float().mean() < 0.5
+
+
+def test_nothing_can_be_drawn_from_nothing():
+    with pytest.raises(ValueError, match="at least one slice must have been played"):
+        play(ramp_sequence(24)).draw(np.random.default_rng(0), 2)

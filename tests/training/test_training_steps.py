@@ -177,7 +177,8 @@ def starts(given=None, **shares):
     """Targets, previous masks and clicks of eight samples of one box."""
     targets = np.stack([box(8, 20, 10, 24)] * 8)
     given, options = targets & False if given is None else given, ClickTraining(**shares)
-    both = [torch.from_numpy(each) for each in training._starts(targets, given, rng(), options)]
+    both = [torch.from_numpy(each) for each in (targets, given)]
+    both = training._starts(*both, rng(), options)
     return *both, training._first_clicks(*both, torch.Generator().manual_seed(0), options)
 
 
