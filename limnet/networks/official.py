@@ -5,7 +5,7 @@ propagation. The third network, the quality net, is the small one of `limnet/wei
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 
 PUBLISHED = "published"  # folder of the files as they were fetched
 COPIES = "copies"  # below it: files that are somebody else's copies of the published ones
-RITM_LICENCE = "MIT, Copyright (c) 2021 Samsung Electronics Co., Ltd."
-XMEM_LICENCE = "MIT, Copyright (c) 2024 Ho Kei Cheng"
 XMEM_RELEASE = "https://github.com/hkchengrex/XMem/releases/download/v1.0/"
 README = Path(__file__).with_suffix(".md")  # of what was converted, with the licence
 LARGEST = 1.05  # a file's bytes over its tensors' bytes; names and padding are less than 1 %
@@ -34,9 +32,9 @@ class PublishedWeights:
     kind: str  # which of our networks it becomes
     trained_on: str
     url: str
-    copy: str  # somebody else's, for when the file is gone from there; "": none is known
     licence: str
     tensor_bytes: int  # of the tensors that the network must have; the file is a little larger
+    copy: str = ""  # somebody else's, for when the file is gone from there; "": none is known
 
 
 State = dict[str, Tensor]
@@ -92,7 +90,7 @@ OFFICIAL = {
         # what Supervisely's application for RITM loads
         copy="https://github.com/supervisely-ecosystem/ritm-interactive-segmentation/releases/"
         "download/v0.1/coco_lvis_h32_itermask.pth",
-        licence=RITM_LICENCE,
+        licence="MIT, Copyright (c) 2021 Samsung Electronics Co., Ltd.",
         tensor_bytes=124_052_444,
     ),
     "propagation": PublishedWeights(
@@ -100,20 +98,16 @@ OFFICIAL = {
         kind="propagation",
         trained_on="static images, YouTubeVOS and DAVIS (docs/TRAINING.md of XMem)",
         url=f"{XMEM_RELEASE}XMem.pth",
-        copy="",
-        licence=XMEM_LICENCE,
-        tensor_bytes=248_881_648,
-    ),
-    "propagation-s012": PublishedWeights(
-        file="XMem-s012.pth",
-        kind="propagation",
-        trained_on="static images, BL30K, YouTubeVOS and DAVIS (docs/TRAINING.md of XMem)",
-        url=f"{XMEM_RELEASE}XMem-s012.pth",
-        copy="",
-        licence=XMEM_LICENCE,
+        licence="MIT, Copyright (c) 2024 Ho Kei Cheng",
         tensor_bytes=248_881_648,
     ),
 }
+OFFICIAL["propagation-s012"] = replace(
+    OFFICIAL["propagation"],
+    file="XMem-s012.pth",
+    trained_on="static images, BL30K, YouTubeVOS and DAVIS (docs/TRAINING.md of XMem)",
+    url=f"{XMEM_RELEASE}XMem-s012.pth",
+)
 SETS = {  # folder -> its click net and propagation net
     "official": ("click", "propagation"),
     "official-s012": ("click", "propagation-s012"),
@@ -208,28 +202,7 @@ def _readme(target: str, found: dict[str, Path]) -> str:
 
 
 def load_ritm(source: str | Path | Mapping[str, Any]) -> ClickNet:
-    """A click net with published weights of RITM, in eval mode; see `ritm_state`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: keys or shapes are not those of the published network.
-    """
-    return fill(ClickNet, ClickNetConfig(), *ritm_state(source))
-
-
-def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
-    """A propagation net with published weights of XMem, in eval mode; see `xmem_state`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: keys or shapes are not those of the published network, or it was trained
-            without sensory memory.
-    """
-    return fill(PropagationNet, PropagationNetConfig(), *xmem_state(source))
-
-
-def ritm_state(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
-    """The tensors of RITM's `coco_lvis_h32_itermask`, and where they came from.
+    """A click net with the weights of RITM's `coco_lvis_h32_itermask`, in eval mode.
 
     Args:
         source: the file or what is in it; a bare state dict or one under "state_dict", with or
@@ -237,24 +210,25 @@ def ritm_state(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no state dict.
+        ValueError: keys or shapes are not those of the published network.
     """
     state, origin = _read(source)
-    return _rename(state, ritm_key_map), origin
+    return fill(ClickNet, ClickNetConfig(), _rename(state, ritm_key_map), origin)
 
 
-def xmem_state(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
-    """The tensors of an XMem file such as `XMem.pth`, and where they came from.
+def load_xmem(source: str | Path | Mapping[str, Any]) -> PropagationNet:
+    """A propagation net with the weights of an XMem file such as `XMem.pth`, in eval mode.
 
     The first stage of XMem's training (`XMem-s0.pth`) knows one object only; the channel of the
     other objects' masks is added with zero weights.
 
     Args:
-        source: as for `ritm_state`; a training checkpoint ("network") will do as well.
+        source: as for `load_ritm`; a training checkpoint ("network") will do as well.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no state dict, or one without sensory memory.
+        ValueError: keys or shapes are not those of the published network, or it was trained
+            without sensory memory.
     """
     state, origin = _read(source)
     if state and not any(key.startswith("decoder.hidden_update.") for key in state):
@@ -266,7 +240,7 @@ def xmem_state(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
     if first is not None and first.ndim == 4 and first.shape[1] == 4:
         others = torch.zeros_like(first[:, :1])
         state["value_encoder.conv1.weight"] = torch.cat([first, others], dim=1)
-    return _rename(state, xmem_key_map), origin
+    return fill(PropagationNet, PropagationNetConfig(), _rename(state, xmem_key_map), origin)
 
 
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
