@@ -1,12 +1,14 @@
-"""What the key encoder says of each slice, computed once per volume (paper, Eq. 7).
+"""Image features of the slices of a volume (paper, section II-D, Eq. 7).
 
-Both directions, all rounds and all objects share one `SliceFeatures`.
+Image features do not depend on the mask, so each slice is encoded once and cached (512 MB). Both
+directions, all rounds and all objects share one `SliceFeatures`.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock, Thread
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from limnet.method.close_up import CloseUp
+from limnet.method.prompts import Crop
 from limnet.networks.layers import normalise
 from limnet.networks.propagation_net import STRIDE, PropagationNet, SliceEncoding
 from limnet.volumes import Volume
@@ -37,9 +39,9 @@ class SliceFeature:
 
     def stored_as(self, dtype: torch.dtype | None) -> "SliceFeature":
         """The same with all but frame and keys in `dtype`, if that is smaller; None: as it is."""
-        if dtype is None or self.parts.decoder4.dtype != torch.float32:
+        if dtype is None or self.crops.decoder4.dtype != torch.float32:
             return self
-        key, shrinkage, selection, *others = self.parts
+        key, shrinkage, selection, *others = self.crops
         most = torch.finfo(dtype).max
         others = (each.clamp(-most, most).to(dtype) for each in others)
         return SliceFeature(self.frame, SliceEncoding(key, shrinkage, selection, *others))
@@ -136,54 +138,54 @@ class FeatureCache:
 
 
 class SliceFeatures:
-    """Features of a volume's slices, computed when first asked for, kept within a budget."""
+    """Features of a volume's slices (Eq. 7), computed when first asked for, kept in a budget."""
 
     def __init__(
         self,
         volume: Volume,
         network: PropagationNet,
         *,
-        working_size: int,
+        working_size: int | None = None,
         max_bytes: int = MAX_BYTES,
         stored_as: torch.dtype | None = torch.float16,
-        part: CloseUp | None = None,
-        kept: FeatureCache | None = None,
+        crop: Crop | None = None,
+        cache: FeatureCache | None = None,
         ahead: int = AHEAD,
     ) -> None:
         """Nothing is computed yet.
 
         Args:
-            working_size: pixels of the shorter side of what the network sees.
-            max_bytes: of all features kept, those of close-ups included.
+            working_size: pixels of the shorter side of what the network sees; None: as trained.
+            max_bytes: of all cached features, those of crops included.
             stored_as: float16 and bfloat16 keep nearly twice as many features, rounded; keys stay
                 as they are. None: as they are computed.
-            part: of every slice; None: all of it.
-            kept: with other features, of which this is a part; None: alone.
+            crop: of every slice; None: all of it.
+            cache: shared with features of other crops; None: a new one.
             ahead: slices that a GPU encodes at once, on from the one asked for in the direction in
                 which slices are asked for. A CPU encodes one at a time.
         """
         self.volume, self.network, self.stored_as = volume, network, stored_as
-        self.part = part or CloseUp.whole(volume.images.shape[1:3])
-        self.frame = Resizer.fit(self.part.size, working_size)
-        self.kept = kept or FeatureCache(max_bytes)
+        self.crop = crop or Crop.whole(volume.images.shape[1:3])
+        self.resizer = Resizer.fit(self.crop.size, working_size or network.config.working_size)
+        self.cache = cache or FeatureCache(max_bytes)
         self.ahead = ahead
-        self._encoded: dict[int, SliceFeature] = {}  # that nobody has asked for yet
+        self._encoded: dict[int, SliceFeature] = {}  # ahead of the slice last asked for
         self._last_asked = -1
 
     def __len__(self) -> int:
         return len(self.volume.images)
 
     def __getitem__(self, slice_index: int) -> SliceFeature:
-        feature = self.kept.get(self._key(slice_index)) or self._encoded.pop(slice_index, None)
+        feature = self.cache.get(self._key(slice_index)) or self._encoded.pop(slice_index, None)
         if feature is None:
             indices = self._next(slice_index)
             images = normalise(self.images(indices), rgb=self.network.config.rgb)
-            found = encode_slices(self.network, self.frame.pad(images))
+            found = encode_slices(self.network, self.resizer.pad(images))
             found = [each.stored_as(self.stored_as) for each in found]
             feature = found[0]
             self._encoded = dict(zip(indices[1:], found[1:], strict=True))
         self._last_asked = slice_index
-        self.kept.put(self._key(slice_index), feature)
+        self.cache.put(self._key(slice_index), feature)
         return feature
 
     def _next(self, slice_index: int) -> list[int]:
@@ -201,43 +203,49 @@ class SliceFeatures:
         return next(self.network.parameters()).device
 
     def __contains__(self, slice_index: int) -> bool:
-        """Whether the features of a slice are there already."""
-        return self._key(slice_index) in self.kept
+        """Whether the features of a slice are cached."""
+        return self._key(slice_index) in self.cache
+
+    def full_size(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
+        """Whole slices in [0, 1] at the volume's own size, on the network's device."""
+        return torch.from_numpy(self.volume.rgb(slice_indices)).to(self.device)
 
     def images(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
-        """Slices in [0, 1] at the working size, on the network's device."""
-        rows, columns = self.part.pixels
+        """The crop of slices in [0, 1] at the working size, on the network's device."""
+        rows, columns = self.crop.pixels
         slices = np.array(self.volume.images[slice_indices][:, rows, columns], dtype=np.float32)
-        shown = self.volume.windowed(torch.from_numpy(slices).to(self.device))
-        shown = shown[:, None].expand(-1, 3, -1, -1) if shown.ndim == 3 else shown.movedim(-1, 1)
-        return self.frame.to_network(shown)
+        images = self.volume.windowed(torch.from_numpy(slices).to(self.device))
+        images = (
+            images[:, None].expand(-1, 3, -1, -1) if images.ndim == 3 else images.movedim(-1, 1)
+        )
+        return self.resizer.to_network(images)
 
     def mask(self, mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, "_ _"]:
-        """A mask of a whole slice as the network sees it: the part, resized and padded."""
-        inside = torch.from_numpy(mask[self.part.pixels]).to(self.device, torch.float32)
-        return self.frame.pad(self.frame.to_network(inside))
+        """A mask of a whole slice as the network sees it: the crop, resized and padded."""
+        inside = torch.from_numpy(mask[self.crop.pixels]).to(self.device, torch.float32)
+        return self.resizer.pad(self.resizer.to_network(inside))
 
-    def within(self, part: CloseUp, working_size: int | None = None) -> "SliceFeatures":
-        """Features of a part of the same slices, kept within the same budget.
+    def within(self, crop: Crop, working_size: int = 0) -> "SliceFeatures":
+        """Features of a crop of the same slices, in the same cache; these if it is their own crop.
 
         Args:
-            working_size: None: the part is as large as it is within the frame of these.
+            working_size: 0: the crop is as large as it is within these.
         """
-        if working_size is None:
-            scale = self.frame.size[0] / self.frame.slice_size[0]
-            working_size = max(1, round(min(part.size) * scale))
+        if crop == self.crop:
+            return self
+        scale = self.resizer.size[0] / self.resizer.slice_size[0]
         return SliceFeatures(
             self.volume,
             self.network,
-            working_size=working_size,
+            working_size=working_size or max(1, round(min(crop.size) * scale)),
             stored_as=self.stored_as,
-            part=part,
-            kept=self.kept,
+            crop=crop,
+            cache=self.cache,
             ahead=self.ahead,
         )
 
     def _key(self, slice_index: int) -> Hashable:
-        return self.part, self.frame, slice_index
+        return self.crop, self.resizer, slice_index
 
 
 @torch.inference_mode()
@@ -253,3 +261,61 @@ def encode_slices(
         SliceFeature(frame.clone(), SliceEncoding(*(each.clone() for each in part)))
         for frame, *part in zip(*(each.split(1) for each in (frames, *parts)), strict=True)
     ]
+
+
+class FeaturePrefetcher:
+    """A thread that computes features while the user looks for the next place to click.
+
+    It leaves the processor to whoever asks for it (`paused`), and what others need no more room
+    than there is: it ends when the budget of the features is spent.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is filled yet."""
+        self._turn = Lock()  # held while a slice is computed
+        self._go, self._stop = Event(), Event()
+        self._thread: Thread | None = None
+
+    def start(self, features: SliceFeatures, around: int) -> None:
+        """Fill these features from a slice outward, instead of those that were being filled."""
+        self.stop()
+        self._stop = stop = Event()
+        self._go.set()
+        self._thread = Thread(
+            target=self._fill, args=(features, around, stop), name="prefetcher", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the slice under way."""
+        self._stop.set()
+        self._go.set()
+        self.wait()
+
+    def wait(self, seconds: float | int | None = None) -> None:
+        """Until all is filled or there is no more room."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is computed meanwhile; begins when the slice under way is done."""
+        self._go.clear()
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._go.set()
+
+    def _fill(self, features: SliceFeatures, around: int, stop: Event) -> None:
+        cache = features.cache
+        for index in sorted(range(len(features)), key=lambda index: abs(index - around)):
+            self._go.wait()
+            if stop.is_set():
+                return
+            if index in features:
+                continue
+            with self._turn:
+                size = features[index].num_bytes
+            if cache.num_bytes + size > cache.max_bytes:
+                return

@@ -1,142 +1,84 @@
-"""Multi-round fusion: keep, slice by slice, the better of two rounds (paper, section II-C)."""
+"""Multi-round fusion: keep, slice by slice, the better of two rounds (paper, II-C, Eqs. 1-4)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
-from limnet.method.evidence import FusionFeatures
-from limnet.volumes.masks import PackedMasks
+from limnet.method.prompts import Crop
+from limnet.method.refinement import Grey, IntensityModel
+from limnet.metrics import dice
+from limnet.volumes.masks import Mask, PackedMasks
 
 Images = Float[Tensor, "batch 3 height width"]  # in [0, 1]
-Masks = Bool[Tensor, "slices height width"]
+# gives the slices of the indices it is asked for, at the size of the masks
+ImagesOf = Callable[[list[int]], Images]
 
 # (images, previous masks, current masks) -> probability that the previous mask is the better one;
-# the last two may be followed by evidence
+# the last two may be followed by `FusionFeatures`
 QualityNet = Callable[..., Float[Tensor, " batch"]]
 
 CROP_SIZE = 96  # pixels a side of what the quality net sees
 MARGIN = 1.4  # side of the crop over that of the box around both masks
 MOST_PIXELS = 1 << 20  # of a batch of slices: 4 of 512 x 512
 MIN_CROP = 32  # pixels of the slice: smaller boxes are not enlarged further
+FEW_PIXELS = 5  # added to areas, so that small ones say little
+LARGEST_RATIO = 3.0  # of the logarithms of areas: a mask of a twentieth is as good as none
+LARGEST_AGREEMENT = 1.0  # of intensities: histograms of little overlap would decide alone
 
 
 @torch.inference_mode()
-def fuse_rounds(
+def fuse(
     quality_net: QualityNet,
-    images: Callable[[list[int]], Images],
-    previous: Masks,
-    current: Masks,
+    images: ImagesOf,
+    previous: PackedMasks,
+    current: PackedMasks,
     *,
+    user_masks: Collection[int] = (),
+    features: "FusionFeatures | None" = None,
     threshold: float = 0.5,
     batch_size: int = 16,
-) -> tuple[Masks, Float[Tensor, " slices"]]:
-    """Fuse the masks of two consecutive rounds (paper, Eqs. 2-4).
+) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
+    """The better mask of two consecutive rounds for every slice: the argmax of Eq. 1.
 
     Args:
-        images: gives the slices of the indices it is asked for, at the size of the masks.
+        user_masks: slices whose mask the user gave: the current mask stays, nothing is compared.
+        features: of these rounds, for networks that weigh them.
         threshold: tau of Eq. 4; the previous mask stays where its probability is above it.
         batch_size: slices compared at once (Eq. 3); changes memory and speed, not the result.
 
     Returns:
         The fused masks, and per slice the probability that the previous mask is better: one half
-        where both rounds agree, since nothing was asked there.
+        where nothing was compared.
 
     Raises:
         ValueError: the rounds do not cover the same slices.
     """
-    _check(tuple(previous.shape), tuple(current.shape))
-    batches = zip(previous.split(batch_size), current.split(batch_size), strict=True)
-    differs = torch.cat([(first != second).flatten(1).any(dim=1) for first, second in batches])
-    changed = differs.nonzero()[:, 0].tolist()
-    answers = _compare(
-        quality_net,
-        images,
-        lambda batch: (previous[batch], current[batch]),
-        changed,
-        batch_size,
-    )
-    fused, previous_better = current.clone(), torch.full((len(current),), 0.5)
-    previous_better[changed] = answers
-    for index in changed:
-        if previous_better[index] > threshold:
-            fused[index] = previous[index]
-    return fused, previous_better.to(previous.device)
-
-
-@torch.inference_mode()
-def fuse_packed(
-    quality_net: QualityNet,
-    images: Callable[[list[int]], Images],
-    previous: PackedMasks,
-    current: PackedMasks,
-    *,
-    given: Collection[int] = (),
-    evidence: FusionFeatures | None = None,
-    threshold: float = 0.5,
-    batch_size: int = 16,
-) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
-    """As `fuse_rounds`, but no more than a batch of masks is ever unpacked.
-
-    Args:
-        given: slices that the user has shown: there the current mask stays and nothing is asked.
-        evidence: of these rounds, for networks that weigh it.
-
-    Raises:
-        ValueError: the rounds do not cover the same slices.
-    """
-    _check(previous.shape, current.shape)
+    if previous.shape != current.shape:
+        raise ValueError(
+            "previous and current masks must cover the same slices, got "
+            f"{previous.shape} and {current.shape}"
+        )
     height, width = current.slice_shape
     batch_size = max(1, min(batch_size, MOST_PIXELS // (height * width)))
     differs = previous.differs(current)
-    differs[list(given)] = False
+    differs[list(user_masks)] = False
     changed = np.flatnonzero(differs).tolist()
-
-    def masks(batch: list[int]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(previous[batch]), torch.from_numpy(current[batch])
-
-    answers = _compare(quality_net, images, masks, changed, batch_size, evidence)
     previous_better = np.full(len(current), 0.5, dtype=np.float32)
-    previous_better[changed] = answers.numpy()
-    keep = np.zeros(len(current), dtype=bool)
-    keep[changed] = (answers > threshold).numpy()
-    return previous.where(keep, current), previous_better
-
-
-def _check(previous: tuple[int, ...], current: tuple[int, ...]) -> None:
-    if previous != current:
-        raise ValueError(
-            f"previous and current masks must cover the same slices, got {previous} and {current}"
-        )
-
-
-def _compare(
-    quality_net: QualityNet,
-    images: Callable[[list[int]], Images],
-    rounds: Callable[[list[int]], tuple[Masks, Masks]],
-    changed: list[int],
-    batch_size: int,
-    evidence: FusionFeatures | None = None,
-) -> Float32[Tensor, " changed"]:
-    """The probability that the previous mask is better, of the slices that changed (Eq. 2).
-
-    Args:
-        rounds: previous and current masks of a batch of slices.
-    """
-    answers = torch.empty(len(changed))
     for start in range(0, len(changed), batch_size):
         batch = changed[start : start + batch_size]
         shown = images(batch)
-        previous, current = (each.to(shown.device) for each in rounds(batch))
-        seen = crop_to_masks(shown, previous, current)
-        if evidence is not None:
-            told = torch.from_numpy(evidence.on(batch, shown))
-            seen = *seen, told.to(shown.device)
-        answers[start : start + len(batch)] = quality_net(*seen).to(answers)
-    return answers
+        masks = (torch.from_numpy(each[batch]).to(shown.device) for each in (previous, current))
+        seen = crop_to_masks(shown, *masks)
+        if features is not None:
+            seen = *seen, torch.from_numpy(features.on(batch, shown)).to(shown.device)
+        previous_better[batch] = quality_net(*seen).float().cpu().numpy()  # Eqs. 2 and 3
+    keep = differs & (previous_better > threshold)
+    return previous.where(keep, current), previous_better  # Eq. 4
 
 
 def crop_to_masks(
@@ -151,13 +93,16 @@ def crop_to_masks(
     Masks come out as shares in [0, 1]; beyond the border the image's last pixels go on.
     """
     height, width = previous.shape[1:]
-    boxes = torch.stack([_box(mask) for mask in previous | current]).to(images)
-    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+    either = (previous | current).cpu().numpy()
+    whole = Crop.whole((height, width))
+    crops = [Crop.bounding(mask) if mask.any() else whole for mask in either]
+    top, bottom, left, right = torch.tensor(crops).to(images).unbind(dim=1)
+    side = torch.maximum(bottom - top, right - left)
     side = (side * MARGIN).clamp(min=MIN_CROP)
     theta = images.new_zeros(len(images), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = side / width, side / height
-    theta[:, 0, 2] = 2 * centre[:, 1] / width - 1
-    theta[:, 1, 2] = 2 * centre[:, 0] / height - 1
+    theta[:, 0, 2] = 2 * ((left + right) / 2) / width - 1
+    theta[:, 1, 2] = 2 * ((top + bottom) / 2) / height - 1
     size = [len(images), 1, CROP_SIZE, CROP_SIZE]
     grid = functional.affine_grid(theta, size, align_corners=False)
     images = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -166,9 +111,93 @@ def crop_to_masks(
     return images, masks[:, :1], masks[:, 1:]
 
 
-def _box(mask: Bool[Tensor, "height width"]) -> Int[Tensor, "4"]:
-    """Top, left, bottom and right of a mask, the last two exclusive; all of an empty slice."""
-    if not mask.any():
-        return torch.tensor([0, 0, *mask.shape])
-    rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
-    return torch.stack([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]).cpu()
+@dataclass(frozen=True, eq=False)
+class FusionFeatures:
+    """What two rounds say of which mask is better, beside the picture (beyond the paper).
+
+    The quality network of the paper looks at one slice and two masks (Eq. 2). Rounds know more:
+    the user's masks on other slices, and what was wrong where the user corrected last.
+    """
+
+    previous: PackedMasks
+    current: PackedMasks
+    user_masks: Mapping[int, Mask]
+    corrections: Mapping[int, Mask]  # pixels on which a user's mask differs from the previous round
+    intensities: IntensityModel  # of the object on the user's slices
+
+    @classmethod
+    def of(
+        cls,
+        previous: PackedMasks,
+        current: PackedMasks,
+        user_masks: Mapping[int, Mask],
+        images: ImagesOf,
+    ) -> "FusionFeatures":
+        """Of two rounds and the masks that the user gave by then."""
+        examples = (
+            (_grey(images([index]))[0], mask) for index, mask in user_masks.items() if mask.any()
+        )
+        changed = {index: previous[index] ^ mask for index, mask in user_masks.items()}
+        corrections = {index: pixels for index, pixels in changed.items() if pixels.any()}
+        return cls(previous, current, user_masks, corrections, IntensityModel.of(examples))
+
+    def on(self, slice_indices: Sequence[int], images: Images) -> Float32[np.ndarray, "asked 5"]:
+        """Five features of each slice asked for, of the previous mask less the current.
+
+        They are log_area_ratio, dice_to_nearest_prompt, intensity_agreement, last_correction and
+        distance_beyond_prompts. If rounds change places, so do the signs, where the same was
+        corrected. A feature that needs a mask of the user is 0 where there is none.
+
+        Args:
+            images: these slices.
+        """
+        asked = zip(slice_indices, _grey(images), strict=True)
+        rows = [self._on_one(index, grey) for index, grey in asked]
+        return np.array(rows, dtype=np.float32).reshape(-1, 5)
+
+    def _on_one(self, index: int, grey: Grey) -> tuple[float, ...]:
+        first, second = self.previous[index], self.current[index]
+        areas = (each.slices[index].area + FEW_PIXELS for each in (self.previous, self.current))
+        ratio = np.log(np.divide(*areas))
+        log_area_ratio = float(np.clip(ratio, -LARGEST_RATIO, LARGEST_RATIO))
+        agreement = self.intensities.prefers(grey, first, second)
+        return (
+            log_area_ratio,
+            self._dice_to_nearest_prompt(index, first, second),
+            float(np.clip(agreement, -LARGEST_AGREEMENT, LARGEST_AGREEMENT)),
+            self._last_correction(index, first, second),
+            -log_area_ratio * self._distance_beyond_prompts(index),
+        )
+
+    def _dice_to_nearest_prompt(self, index: int, first: Mask, second: Mask) -> float:
+        if not self.user_masks:
+            return 0.0
+        nearest = self.user_masks[_nearest(self.user_masks, index)]
+        return dice(first, nearest) - dice(second, nearest)
+
+    def _last_correction(self, index: int, first: Mask, second: Mask) -> float:
+        """Pixels of the nearest correction that are right in the first mask, less in the second.
+
+        As a share of those that differ. What was wrong on a slice is wrong on its neighbours."""
+        if not self.corrections:
+            return 0.0
+        nearest = _nearest(self.corrections, index)
+        differs = first ^ second
+        decided = differs & self.corrections[nearest]
+        right = (first == self.user_masks[nearest])[decided].sum()
+        return float((2 * right - decided.sum()) / (differs.sum() + FEW_PIXELS))
+
+    def _distance_beyond_prompts(self, index: int) -> float:
+        """Logarithm of how far from the user's slices with the object; 0 between two of them."""
+        shown = [other for other, mask in self.user_masks.items() if mask.any()]
+        if not shown or min(shown) < index < max(shown):
+            return 0.0
+        return float(np.log1p(abs(_nearest(shown, index) - index)))
+
+
+def _nearest(slices: Iterable[int], index: int) -> int:
+    return min(slices, key=lambda other: abs(other - index))
+
+
+def _grey(images: Images) -> Float[np.ndarray, "batch height width"]:
+    return images.float().mean(dim=1).cpu().numpy()

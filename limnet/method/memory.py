@@ -1,22 +1,22 @@
-"""Working and long-term memory of one propagation pass (paper, section II-D).
+"""Working and long-term memory of one propagation pass (paper, section II-D, Eqs. 9-12).
 
 A `Memory` lives for one pass in one direction and is then thrown away. It holds one object, so
 it is a plain list of tokens: long-term ones first, then the slices kept whole for good,
 then the recent slices. XMem's object groups are not needed.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from limnet.method.affinity import affinity, read_dense, read_sparse, similarity
+from torch.nn.functional import embedding_bag
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Sizes of the stores; the defaults are XMem's."""
+    """Sizes of the stores; the defaults are XMem's (Eq. 9: T_min <= T < T_max)."""
 
     min_work_slices: int = 5  # T_min: slices that stay after consolidation, the first one included
     max_work_slices: int = 10  # T_max: reaching it consolidates the slices in between
@@ -24,7 +24,6 @@ class MemoryConfig:
     max_long_tokens: int = 10_000  # long-term capacity; the least used tokens leave first
     top_k: int = 30  # memory tokens that one query token attends to
     long_term: bool = True  # False: working memory grows without end
-    dense_read: bool = False  # True: reads as the equations are written, slower and the same
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_work_slices < self.max_work_slices:
@@ -97,9 +96,7 @@ class Memory:
         """
         if self.tokens is None:
             raise RuntimeError("memory is empty; memorize the prompt slice before reading")
-        query = query_key.flatten(1).T, selection.flatten(1).T
-        read = read_dense if self.config.dense_read else read_sparse
-        memory = self.tokens
+        memory, query = self.tokens, (query_key.flatten(1).T, selection.flatten(1).T)
         readout, usage = read(memory.key, memory.shrinkage, memory.value, *query, self.config.top_k)
         memory.usage = memory.usage + usage
         memory.age = memory.age + 1
@@ -151,12 +148,12 @@ class Memory:
         chosen = candidates.use_rate.topk(min(self.config.num_prototypes, len(candidates))).indices
         prototypes = candidates[chosen]
         columns = (candidates.key, candidates.shrinkage, prototypes.key, prototypes.selection)
-        weights = affinity(similarity(*(each.T for each in columns))).T
+        weights = affinity(similarity(*(each.T for each in columns))).T  # Eqs. 10 and 11
         prototypes = new_tokens(
             prototypes.key,
             weights @ candidates.shrinkage,
             prototypes.selection,
-            weights @ candidates.value,
+            weights @ candidates.value,  # Eq. 12
         )
         long = self._remembered(self.tokens[: self.long_tokens]) + prototypes
         self.long_tokens = len(long)
@@ -169,3 +166,56 @@ class Memory:
             return long
         threshold = long.use_rate.kthvalue(excess).values
         return long[(long.use_rate > threshold).nonzero()[:, 0]]  # ties go too, as in XMem
+
+
+def similarity(
+    memory_key: Float[Tensor, "*batch key_dim memory"],
+    shrinkage: Float[Tensor, "*batch 1 memory"],
+    query_key: Float[Tensor, "*batch key_dim query"],
+    selection: Float[Tensor, "*batch key_dim query"],
+) -> Float[Tensor, "*batch memory query"]:
+    """Anisotropic L2 similarity (Eq. 10): -s_m * sum_c e_cq * (k_cm - k_cq)^2 / sqrt(key_dim).
+
+    The square is expanded, so that no (key_dim, memory, query) tensor is ever built.
+    """
+    distance = (
+        memory_key.square().mT @ selection
+        - 2 * memory_key.mT @ (selection * query_key)
+        + (selection * query_key.square()).sum(dim=-2, keepdim=True)
+    )
+    return -shrinkage.mT * distance / math.sqrt(query_key.shape[-2])
+
+
+def affinity(
+    similarity: Float[Tensor, "*batch memory query"], top_k: int | None = None
+) -> Float[Tensor, "*batch memory query"]:
+    """Softmax over the memory (Eq. 11); with `top_k`, over the most similar tokens alone."""
+    if top_k is None or top_k >= similarity.shape[-2]:
+        return similarity.softmax(dim=-2)
+    best, indices = similarity.topk(top_k, dim=-2)
+    return torch.zeros_like(similarity).scatter(-2, indices, best.softmax(dim=-2))
+
+
+def read(
+    memory_key: Float[Tensor, "memory key_dim"],
+    shrinkage: Float[Tensor, "memory 1"],
+    value: Float[Tensor, "memory value_dim"],
+    query_key: Float[Tensor, "query key_dim"],
+    selection: Float[Tensor, "query key_dim"],
+    top_k: int,
+) -> tuple[Float[Tensor, "query value_dim"], Float[Tensor, " memory"]]:
+    """What each query reads, and how much each token was read.
+
+    The affinity with top-k times the value, but faster: one product whose rows are the queries,
+    and a sum over the tokens that are read alone.
+    """
+    scale = shrinkage / math.sqrt(query_key.shape[1])
+    memory = torch.cat([-memory_key.square(), 2 * memory_key, -torch.ones_like(scale)], dim=1)
+    chosen = selection * query_key
+    offset = (chosen * query_key).sum(dim=1, keepdim=True)
+    query = torch.cat([selection, chosen, offset], dim=1)
+    best, indices = (query @ (memory * scale).mT).topk(min(top_k, len(value)), dim=1, sorted=False)
+    weights = best.softmax(dim=1)
+    readout = embedding_bag(indices, value, per_sample_weights=weights, mode="sum")
+    usage = value.new_zeros(len(value)).index_add_(0, indices.flatten(), weights.flatten())
+    return readout, usage

@@ -1,178 +1,349 @@
-"""From the masks that the user gave to masks of all slices, in a close-up of the object (ours)."""
+"""From the mask of one slice to the masks of all, in both directions (paper, II-D, Eqs. 5-8).
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+`propagate` is one pass forward and one backward through features of slices. `propagate_masks` takes
+and gives masks of a volume: it chooses the crop that the network sees, refines what was propagated,
+and tells of each slice as it is done.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from limnet.method.close_up import CloseUp
-from limnet.method.features import SliceFeatures
-from limnet.method.passes import PropagationOptions, propagate
-from limnet.networks.inference import parallel_map
-from limnet.networks.propagation_net import PropagationNet
+from limnet.method.features import SliceFeature, SliceFeatures
+from limnet.method.memory import Memory
+from limnet.method.prompts import Crop
+from limnet.method.refinement import Refiner
+from limnet.method.state import Recipe
+from limnet.networks.inference import parallel_map, replay_graph
+from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate
 from limnet.volumes.masks import Mask, PackedMask, PackedMasks
 
-Progress = Callable[[int, int], None]  # slices done, slices in all
-Arrived = Callable[[int, Mask], None]  # slice index and its mask, before fusion
-Ended = Callable[[int], None]  # slice index where a pass ended before the last slice
-Probability = Float[Tensor, "height width"]  # of a slice of the volume
-Again = Callable[[int, Probability], Probability]  # slice index and what is known -> better
-Propagated = tuple[PackedMasks, Float32[np.ndarray, " slices"]]  # and the errors to expect
-
-NEIGHBOUR = 0.2  # share of each of two neighbours in what is known of a slice
+Probability = Float[Tensor, "height width"]  # of a slice, as large and padded as its features are
+ExpectedErrors = Float32[np.ndarray, " slices"]  # pixels of each mask that are likely wrong
 
 
-def nobody(*told: object) -> None:
-    """Listens to nothing."""
+@dataclass(frozen=True, eq=False)
+class SliceDone:
+    """A slice has its mask, which fusion may still change.
+
+    If the object outgrows its crop, propagation begins again: slices are done a second time.
+    """
+
+    index: int
+    mask: Mask
+    done: int  # slices so far, this one included
+    total: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A pass ended before the volume did: it found no object beyond this slice."""
+
+    index: int
 
 
 def propagate_masks(
     network: PropagationNet,
     features: SliceFeatures,
-    given: Mapping[int, Mask],
+    user_masks: Mapping[int, Mask],
     prompt_slice: int,
-    options: PropagationOptions | None = None,
-    *,
-    progress: Progress = nobody,
-    arrived: Arrived = nobody,
-    ended: Ended = nobody,
-    again: Again | None = None,
-) -> Propagated:
+    recipe: Recipe,
+    refiner: Refiner | None = None,
+) -> Generator[SliceDone | Stopped, None, tuple[PackedMasks, ExpectedErrors]]:
     """Masks of all slices, and how many pixels of each are expected to be wrong.
 
-    The network sees a close-up of the object (`PropagationOptions.close_up`). When the object comes
-    near the border of its close-up, propagation starts again in a larger one, so that nothing is
-    cut off. Where the network says p, the mask is wrong with probability min(p, 1 - p).
+    With `Recipe.close_up`, the network sees a crop around the object. When the object comes near
+    the border of the crop, propagation begins again in a larger one. Where the network says p, the
+    mask is wrong with probability min(p, 1 - p). Memory keeps what was propagated, not what the
+    refiner made of it.
 
     Args:
         features: of whole slices, at the volume's own size.
-        given: masks that the user vouches for, which stay as they are.
-        arrived: gets each mask when it is there; again, if the close-up had to grow.
-        again: sees each slice once more before its mask is kept, and alone: what it says is then
-            smoothed across slices. Memory keeps what was propagated. On a CPU it is called by
-            several threads at once (`PropagationOptions.parallel_map`).
-        ended: gets the last slice that a pass looked at, where the object ended before the volume.
+        user_masks: masks that the user gave, the prompt slice's among them; they stay as they are.
+        refiner: for `Recipe.refinements`; on a CPU, several threads use it at once.
+
+    Yields:
+        `SliceDone` for every slice reached, the prompt slice first, then `Stopped`.
+
+    Raises:
+        ValueError: the prompt slice is not in the volume or has no mask.
     """
-    options = options or PropagationOptions()
-    heard = (progress, arrived, ended, again)
-    inside = close_up(network, features, given, options)
+    inside = first_crop(network, features, user_masks, recipe)
     while True:
-        found = _within(network, inside, given, prompt_slice, options, heard)
-        if found is not None:
-            return found
-        part = inside.part.grown(features.part.size)
-        inside = _at(network, features, part)
+        masks = dict(user_masks)
+        errors = yield from _within(network, inside, masks, prompt_slice, recipe, refiner)
+        if errors is not None:
+            return PackedMasks.empty(features.volume.images.shape[:3]).replaced(masks), errors
+        crop = inside.crop.expanded(features.crop.size)
+        inside = features.within(crop, network.config.close_up_size)
 
 
-def close_up(
+def first_crop(
     network: PropagationNet,
     features: SliceFeatures,
-    given: Mapping[int, Mask],
-    options: PropagationOptions | None = None,
+    user_masks: Mapping[int, Mask],
+    recipe: Recipe,
 ) -> SliceFeatures:
-    """Where a propagation from these masks begins to look: features of a part, or those given."""
-    options = options or PropagationOptions()
-    wanted = bool(network.config.close_up_size) if options.close_up is None else options.close_up
-    if not wanted:
+    """Features of the crop in which a propagation from these masks begins."""
+    if not recipe.close_up:
         return features
-    return _at(network, features, CloseUp.around(np.stack(list(given.values()))))
-
-
-def _at(network: PropagationNet, features: SliceFeatures, part: CloseUp) -> SliceFeatures:
-    if part == features.part:
-        return features
-    return features.within(part, network.config.close_up_size or None)
+    crop = Crop.from_masks(np.stack(list(user_masks.values())))
+    return features.within(crop, network.config.close_up_size)
 
 
 def _within(
     network: PropagationNet,
     features: SliceFeatures,
-    given: Mapping[int, Mask],
+    masks: dict[int, Mask | PackedMask],
     prompt_slice: int,
-    options: PropagationOptions,
-    heard: tuple[Progress, Arrived, Ended, Again | None],
-) -> Propagated | None:
-    """As `propagate_masks`, or None once the object comes near the border of the part."""
-    progress, arrived, ended, again = heard
-    features.kept.begin_sweep()
-    frame, part = features.frame, features.part
-    shape = features.volume.images.shape[:3]
-    masks, errors = dict(given), np.zeros(shape[0], dtype=np.float32)
-    pixels = np.prod(part.size) / np.prod(frame.size)  # of the slice, for one of the frame
-    probabilities = {index: features.mask(mask) for index, mask in given.items()}
-    passes = propagate(network, features, shape[0], prompt_slice, probabilities, options)
-    near_border = False
+    recipe: Recipe,
+    refiner: Refiner | None,
+) -> Generator[SliceDone | Stopped, None, ExpectedErrors | None]:
+    """Add the masks of one crop; the errors, or None once the object comes near its border."""
+    features.cache.begin_sweep()
+    resizer, crop, user_masks = features.resizer, features.crop, dict(masks)
+    total, *slice_size = features.volume.images.shape[:3]
+    errors = np.zeros(total, dtype=np.float32)
+    area = np.prod(crop.size) / np.prod(resizer.size)  # pixels of the slice in one of the network's
+    prompts = {index: features.mask(mask) for index, mask in user_masks.items()}
+    passes = propagate(network, features, total, prompt_slice, prompts, recipe)
+    outgrown = False
 
-    def seen() -> Iterator[tuple[int, Probability]]:
-        nonlocal near_border
+    def whole_slices() -> Iterator[tuple[int, Probability]]:
+        nonlocal outgrown
         for index, probability in passes:
-            inside = frame.unpad(probability)
-            whole = probability.new_zeros(shape[1:])
-            whole[part.pixels] = frame.to_slice(inside)
-            if index not in given:
-                errors[index] = pixels * torch.minimum(inside, 1 - inside).sum().item()
-                mask = (whole > 0.5).cpu().numpy()
-                near_border = part.reached_by(mask[part.pixels], shape[1:])
-                if near_border:
+            inside = resizer.unpad(probability)
+            whole = probability.new_zeros(slice_size)
+            whole[crop.pixels] = resizer.to_slice(inside)
+            if index not in user_masks:
+                errors[index] = area * torch.minimum(inside, 1 - inside).sum().item()
+                mask = (whole[crop.pixels] > 0.5).cpu().numpy()
+                outgrown = crop.touches_border(mask, tuple(slice_size))
+                if outgrown:
                     return
             yield index, whole
 
-    def look(found: tuple[int, Probability]) -> tuple[int, Probability]:
+    def refine(found: tuple[int, Probability]) -> tuple[int, Probability]:
         index, whole = found
-        looked_at = index not in given and bool((whole > 0.5).any())
-        return index, again(index, whole) if looked_at else whole
+        if index in user_masks or not bool((whole > 0.5).any()):
+            return found
+        return index, refiner.refine_propagated(features.full_size([index])[0], whole)
 
-    progress(1, shape[0])
+    found = whole_slices()
+    if refiner is not None and recipe.refinements:
+        parallel = partial(parallel_map, device=features.device)
+        found = (parallel if recipe.parallel_map else map)(refine, found)
+    if recipe.smoothing:
+        prompt = torch.from_numpy(user_masks[prompt_slice]).to(features.device, torch.float32)
+        found = smooth_across_slices(found, prompt_slice, prompt, recipe.smoothing)
+    yield SliceDone(prompt_slice, user_masks[prompt_slice], 1, total)
     reached = {prompt_slice}
-    found = seen()
-    if again is not None:
-        each = partial(parallel_map, device=features.device) if options.parallel_map else map
-        found = smooth_across_slices(each(look, found), given, prompt_slice)
-    with closing(found):  # at once where a listener raises
-        for index, probability in found:
-            reached.add(index)
-            if index not in given:
-                mask = (probability > 0.5).cpu().numpy()
-                masks[index] = PackedMask.pack(mask)
-                arrived(index, mask)
-            progress(len(reached), shape[0])
-    if near_border:
+    for index, probability in found:
+        reached.add(index)
+        mask = user_masks.get(index)
+        if mask is None:
+            mask = (probability > 0.5).cpu().numpy()
+            masks[index] = PackedMask.pack(mask)
+        yield SliceDone(index, mask, len(reached), total)
+    if outgrown:
         return None
-    for end in sorted({min(reached), max(reached)} - {0, shape[0] - 1}):
-        ended(end)
-    if len(reached) < shape[0]:
-        progress(shape[0], shape[0])
-    return PackedMasks.empty(shape).replaced(masks), errors
+    for end in sorted({min(reached), max(reached)} - {0, total - 1}):
+        yield Stopped(end)
+    return errors
 
 
 def smooth_across_slices(
-    found: Iterable[tuple[int, Probability]], given: Mapping[int, Mask], prompt_slice: int
+    slices: Iterable[tuple[int, Probability]],
+    prompt_slice: int,
+    prompt: Probability,
+    share: float,
 ) -> Iterator[tuple[int, Probability]]:
-    """Each slice with a share of both its neighbours in it, one slice late (ours).
+    """Each slice with a share of both its neighbours in it, one slice late (beyond the paper).
 
     Args:
-        found: slice index and probability, in one direction from the prompt slice, then the other.
+        slices: slice index and probability, in one direction from the prompt slice, then the other.
     """
-    window: list[tuple[int, Probability]] = []  # a slice whose mean is still to come, after another
-    for index, probability in found:
+    window: list[tuple[int, Probability]] = []  # the last two slices; the second is still to come
+
+    def mean(after: Probability | None = None) -> Iterator[tuple[int, Probability]]:
+        if window:
+            (_, before), (index, own) = window
+            after = own if after is None else after
+            yield index, own + share * (before + after - 2 * own)
+
+    for index, probability in slices:
         if window and abs(index - window[-1][0]) == 1:
-            yield from _middle(window, probability)
+            yield from mean(probability)
         else:
-            yield from _middle(window)
-            window = [(prompt_slice, torch.from_numpy(given[prompt_slice]).to(probability))]
+            yield from mean()
+            window = [(prompt_slice, prompt)]
         window = [window[-1], (index, probability)]
-    yield from _middle(window)
+    yield from mean()
 
 
-def _middle(
-    window: Sequence[tuple[int, Probability]], after: Probability | None = None
+@runtime_checkable
+class Features(Protocol):
+    """Anything that knows the features of each slice."""
+
+    def __getitem__(self, slice_index: int) -> SliceFeature: ...
+
+
+def propagate(
+    network: PropagationNet,
+    features: Features,
+    slices: int,
+    prompt_slice: int,
+    user_masks: Mapping[int, Probability],
+    recipe: Recipe | None = None,
 ) -> Iterator[tuple[int, Probability]]:
-    """The second of two slices with its neighbours' share in it; none after it: its own."""
-    if window:
-        (_, before), (index, own) = window
-        after = own if after is None else after
-        yield index, own + NEIGHBOUR * (before + after - 2 * own)
+    """Carry the prompt mask to both ends of a volume.
+
+    Args:
+        slices: number of slices in the volume.
+        user_masks: masks that the user gave, by slice index, that of the prompt slice among them.
+        recipe: by default the paper's, but for what the network was trained for.
+
+    Yields:
+        Slice index and probability of every slice but the prompt's, as they are computed; of none
+        beyond the end of the object, where `Recipe.end_after` says so.
+
+    Raises:
+        ValueError: the prompt slice is not in the volume or has no mask.
+    """
+    if not 0 <= prompt_slice < slices or prompt_slice not in user_masks:
+        raise ValueError(
+            f"the prompt slice must be one of the {slices} slices and have a mask, "
+            f"got slice {prompt_slice} and masks of slices {sorted(user_masks)}"
+        )
+    recipe = recipe or Recipe()
+    forward, backward = range(prompt_slice, slices), range(prompt_slice, -1, -1)
+    yield from propagate_pass(network, features, forward, user_masks, recipe)  # Eq. 5
+    yield from propagate_pass(network, features, backward, user_masks, recipe)  # Eq. 6
+
+
+def propagate_pass(
+    network: PropagationNet,
+    features: Features,
+    order: Sequence[int],
+    user_masks: Mapping[int, Probability],
+    recipe: Recipe,
+    memory: Memory | None = None,
+) -> Iterator[tuple[int, Probability]]:
+    """One direction: slices in `order`, of which the first is the prompt slice and not yielded."""
+    steps = _Steps(network, recipe, memory or Memory(recipe.memory), features[order[0]])
+    memorize_every = recipe.memorize_every or network.config.memorize_every
+    every, permanent = recipe.update_sensory_every, recipe.permanent_prompt_memory
+    if permanent:
+        for index in sorted(set(user_masks) - {order[0]}):
+            steps.memorize_out_of_turn(features[index], user_masks[index])
+    last_memory = last_update = 0
+    last_shown = max(
+        at for at, index in enumerate(order) if at == 0 or _shows_object(user_masks.get(index))
+    )
+    for position, index in enumerate(order):
+        feature, last = features[index], position == len(order) - 1
+        first, known = position == 0, index in user_masks
+        memorable = not last and (first or known or position - last_memory >= memorize_every)
+        from_value = memorable and (first or every is None or position - last_update >= every)
+        # XMem lets the decoder update too where the two are not synchronised
+        from_mask = not last and (every is not None or not from_value)
+        if known:
+            probability = soft_aggregate(user_masks[index])
+        else:
+            probability = steps.decode(feature, from_mask)
+        if memorable:
+            value = steps.encode_value(feature, probability, from_value)
+            last_memory = position
+            last_update = position if from_value else last_update
+            if first or not (known and permanent):
+                steps.memorize(feature, value, keep=first)
+        if not first:
+            yield index, probability
+        if recipe.end_after is not None:
+            last_shown = max(last_shown, position) if _shows_object(probability) else last_shown
+            if position - last_shown >= recipe.end_after:
+                return
+
+
+class _Steps:
+    """What the network does on each slice of one pass, with the pass's memories."""
+
+    def __init__(
+        self, network: PropagationNet, recipe: Recipe, memory: Memory, feature: SliceFeature
+    ) -> None:
+        self.network, self.memory = network, memory
+        self.replayed = recipe.cuda_graphs and feature.frame.device.type == "cuda"
+        height, width = feature.parts.key.shape[-2:]
+        size = (1, network.config.hidden_dim, height, width)
+        self.sensory = feature.frame.new_zeros(size, dtype=network.sensory_dtype)
+
+    @torch.inference_mode()
+    def decode(self, feature: SliceFeature, update_sensory: bool) -> Probability:
+        """The probability of a slice from its features, sensory memory and what memory reads."""
+        readout = self.memory.read(feature.parts.key[0], feature.parts.selection[0])[None]
+
+        def decode(readout: Tensor, sensory: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+            seen = SliceEncoding(*parts)
+            logits, after = self.network.decode(
+                seen, readout, sensory, update_sensory=update_sensory
+            )
+            return soft_aggregate(logits[0, 0].float().sigmoid()), after
+
+        inputs = (readout, self.sensory, *feature.parts)
+        probability, self.sensory = self._run(("decode", update_sensory), decode, inputs)
+        return probability
+
+    @torch.inference_mode()
+    def encode_value(
+        self, feature: SliceFeature, probability: Probability, update_sensory: bool
+    ) -> Tensor:
+        """The value of a slice and its mask (Eq. 8)."""
+
+        def encode(
+            image: Tensor, sensory: Tensor, probability: Tensor, *parts: Tensor
+        ) -> tuple[Tensor, ...]:
+            mask, seen = probability[None, None], SliceEncoding(*parts)
+            others = torch.zeros_like(mask)
+            return self.network.encode_value(
+                image, seen, sensory, mask, others, update_sensory=update_sensory
+            )
+
+        inputs = (feature.frame, self.sensory, probability, *feature.parts)
+        value, self.sensory = self._run(("encode", update_sensory), encode, inputs)
+        return value
+
+    def memorize_out_of_turn(self, feature: SliceFeature, probability: Probability) -> None:
+        """Memorize a slice for the whole pass, before it begins: sensory memory is still empty."""
+        self.memorize(feature, self.encode_value(feature, probability, False), keep=True)
+
+    @torch.inference_mode()
+    def memorize(self, feature: SliceFeature, value: Tensor, *, keep: bool) -> None:
+        key, shrinkage, selection = feature.parts[:3]
+        self.memory.memorize(key[0], shrinkage[0], selection[0], value[0], keep=keep)
+
+    def _run(
+        self,
+        name: tuple[str, bool],
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """`function(*inputs)`; a GPU replays it as a CUDA graph."""
+        if self.replayed:
+            return replay_graph(self.network, name, function, inputs)
+        return function(*inputs)
+
+
+@torch.inference_mode()
+def soft_aggregate(probability: Probability) -> Probability:
+    """Soft aggregation with the background: p^2 / (p^2 + (1 - p)^2) (XMem)."""
+    return aggregate(probability[None]).softmax(dim=0)[1]
+
+
+def _shows_object(probability: Probability | None) -> bool:
+    return probability is not None and bool((probability > 0.5).any())

@@ -1,6 +1,7 @@
 """A session: clicks, propagation and fusion, round after round (paper, section II)."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,15 +11,12 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from limnet.method.evidence import FusionFeatures
 from limnet.method.features import SliceFeatures
-from limnet.method.fusion import fuse_packed
-from limnet.method.history import UndoStack
-from limnet.method.looks import refine_prompt, refine_propagated
-from limnet.method.passes import PropagationOptions
+from limnet.method.fusion import FusionFeatures, fuse
 from limnet.method.prompts import Box, Click, check_inside
-from limnet.method.propagation import Arrived, Ended, Progress, close_up, nobody, propagate_masks
-from limnet.method.state import Mask, Masks, PromptedSlice, Round, State, exchanged
+from limnet.method.propagation import SliceDone, Stopped, first_crop, propagate_masks
+from limnet.method.refinement import Refiner
+from limnet.method.state import Mask, Masks, PromptedSlice, Recipe, Round, State, UndoStack
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
 from limnet.volumes.masks import PackedMasks
@@ -35,31 +33,27 @@ class Session:
         self,
         volume: Volume,
         networks: LimNet,
+        recipe: Recipe | str | None = None,
         *,
-        fuse: bool = True,
-        threshold: float = 0.5,
         compare: Compare | None = None,
-        options: PropagationOptions | None = None,
         features: SliceFeatures | None = None,
     ) -> None:
         """Start without clicks.
 
         Args:
-            fuse: False keeps every mask of the latest round: the paper's "w/o MRF".
-            threshold: tau of Eq. 4, which the paper leaves open.
-            compare: who judges two rounds; by default the quality network.
+            recipe: how the networks are used, "paper" or "lite"; None: what their files ask for.
+            compare: judges two rounds; by default the quality network.
             features: those of another session on the same volume, to be shared.
 
         Raises:
-            ValueError: the features belong to another volume.
+            ValueError: the features belong to another volume, or there is no such recipe.
         """
         if features is not None and features.volume is not volume:
             raise ValueError("slice features must be those of this very volume; pass none instead")
-        self.volume, self.networks = volume, networks
-        self.fuse, self.threshold, self.compare, self.options = fuse, threshold, compare, options
-        self.features = features or SliceFeatures(
-            volume, networks.propagation_net, working_size=networks.working_size
-        )
+        self.volume, self.networks, self.compare = volume, networks, compare
+        self.recipe = Recipe.of(networks, recipe)
+        self.refiner = Refiner(networks.click_net, self.recipe)
+        self.features = features or SliceFeatures(volume, networks.propagation_net)
         self._history = UndoStack(State())
 
     @property
@@ -84,7 +78,7 @@ class Session:
     @property
     def packed_masks(self) -> PackedMasks:
         """`masks` as long volumes want them: read slice by slice, in little memory."""
-        return self._masks_of_round().replaced(self._given())
+        return self._masks_of_round().replaced(self._user_masks())
 
     def mask(self, slice_index: int) -> Mask:
         """One slice of `masks`, without copying the others: a click must answer at once."""
@@ -184,50 +178,51 @@ class Session:
         self._history.push(replace(self.state, rounds=(*self.rounds, given)))
         return given
 
-    def propagate(
-        self, progress: Progress = nobody, arrived: Arrived = nobody, ended: Ended = nobody
-    ) -> Round:
+    def propagate(self) -> Round:
         """Close the round: propagate in both directions, then fuse with the round before.
-
-        An exception raised by `progress` or `arrived` cancels; the session is then as it was.
-
-        Args:
-            progress, arrived, ended: as of `propagate_masks`.
 
         Raises:
             RuntimeError: nothing was clicked or painted since the last round.
         """
-        closed = self.propagated(progress, arrived, ended)
+        closed = deque(self.propagate_events(), maxlen=1).pop()
         self.close(closed)
         return closed
 
-    def propagated(
-        self, progress: Progress = nobody, arrived: Arrived = nobody, ended: Ended = nobody
-    ) -> Round:
-        """The round that `propagate` would close, while the session stays as it is."""
+    def propagate_events(self) -> Iterator[SliceDone | Stopped | Round]:
+        """What `propagate` does, slice by slice; the last event is the round, which is not closed.
+
+        The session stays as it is: `close` the round to go on, or close this generator to cancel.
+
+        Raises:
+            RuntimeError: nothing was clicked or painted since the last round.
+        """
         state = self.state
         if not state.changed:
             raise RuntimeError("a round needs at least one click; add one before propagating")
-        given, prompt_slice = self._given(), self._prompt_slice
-        heard = {"progress": progress, "arrived": arrived, "ended": ended}
-        heard |= {"again": self._look_again} if self.networks.refinements else {}
-        net, options = self.networks.propagation_net, self.options
-        found, errors = propagate_masks(net, self.features, given, prompt_slice, options, **heard)
-        masks, previous_better = found, np.full(len(found), 0.5, dtype=np.float32)
-        if self.fuse and self.rounds:
-            masks, previous_better = self._fuse(found, given)
-        kept = masks.differs(found)
+        user_masks, prompt_slice = self._user_masks(), self._prompt_slice
+        propagated, errors = yield from propagate_masks(
+            self.networks.propagation_net,
+            self.features,
+            user_masks,
+            prompt_slice,
+            self.recipe,
+            self.refiner,
+        )
+        masks, previous_better = propagated, np.full(len(propagated), 0.5, dtype=np.float32)
+        if self.recipe.fuse and self.rounds:
+            masks, previous_better = self._fuse(propagated, user_masks)
+        kept = masks.differs(propagated)
         if kept.any():
             errors = np.where(kept, self.rounds[-1].expected_errors, errors)
-        return Round(state.clicks, prompt_slice, masks, found, previous_better, kept, errors)
+        yield Round(state.clicks, prompt_slice, masks, propagated, previous_better, kept, errors)
 
     def expected_features(self) -> tuple[SliceFeatures, int]:
-        """What `propagate` would look at first, and from which slice; something must be clicked."""
-        net, given = self.networks.propagation_net, self._given()
-        return close_up(net, self.features, given, self.options), self._prompt_slice
+        """What `propagate` needs first, and from which slice on; something must be clicked."""
+        net, masks = self.networks.propagation_net, self._user_masks()
+        return first_crop(net, self.features, masks, self.recipe), self._prompt_slice
 
     def close(self, closed: Round) -> None:
-        """Close the open round with one that `propagated` gave.
+        """Close the open round with the last event of `propagate_events`.
 
         Raises:
             ValueError: its masks have another shape, or its clicks are not the open round's.
@@ -259,7 +254,7 @@ class Session:
 
         None before the first round, or if nothing is doubted.
         """
-        return self.rounds[-1].most_doubtful(self._given()) if self.rounds else None
+        return self.rounds[-1].most_doubtful(self._user_masks()) if self.rounds else None
 
     def lock(self, slice_index: int) -> None:
         """Keep this slice's mask as it is now: no later round changes it.
@@ -340,8 +335,8 @@ class Session:
                 f"from or painted, got {click}; undo goes further back"
             )
         self._check_slice(index, "clicked")
-        every = exchanged(last.clicks, click, others)
-        state = replace(state, clicks=exchanged(state.clicks, click, others))
+        every = _exchanged(last.clicks, click, others)
+        state = replace(state, clicks=_exchanged(state.clicks, click, others))
         probability = self._start(index) if last.settled is None else last.settled
         if not every and last.settled is None:
             self._history.push(state.without_prompt(index))
@@ -366,35 +361,43 @@ class Session:
     @property
     def _prompt_slice(self) -> int:
         """The last edited; an empty mask, left by negative clicks, has nothing to carry."""
-        edited, given = self.state.edited[::-1], self._given()
-        return next((index for index in edited if given[index].any()), edited[0])
+        edited, masks = self.state.edited[::-1], self._user_masks()
+        return next((index for index in edited if masks[index].any()), edited[0])
 
-    def _given(self) -> dict[int, Mask]:
+    def _user_masks(self) -> dict[int, Mask]:
         """Masks that the user vouches for: of edited slices and, before them, of locked ones."""
         prompts = {index: prompt.mask for index, prompt in self.state.prompts.items()}
         return {**prompts, **self.state.locked}
 
     def _predict(self, clicks: Sequence[Click], probability: Tensor, new: int = 1) -> Tensor:
-        image, nets = self._images([clicks[0].slice_index])[0], self.networks
-        return refine_prompt(nets.click_net, image, clicks, probability, *nets.crops, new)
+        image = self.features.full_size([clicks[0].slice_index])[0]
+        return self.refiner.refine_prompt(image, clicks, probability, new)
 
-    def _look_again(self, slice_index: int, probability: Tensor) -> Tensor:
-        image, nets = self._images([slice_index])[0], self.networks
-        return refine_propagated(
-            nets.click_net, image, probability, nets.zoom_size, nets.refinements
+    def _fuse(
+        self, current: PackedMasks, user_masks: dict[int, Mask]
+    ) -> tuple[PackedMasks, PerSlice]:
+        """Eqs. 1-4 wherever the user has not decided."""
+        previous, threshold = self.rounds[-1].masks, self.recipe.threshold
+        if self.compare is not None:
+            decided = np.isin(np.arange(len(current)), list(user_masks))
+            previous = previous.where(~decided, current)
+            previous_better = self.compare(np.asarray(previous), np.asarray(current))
+            return previous.where(previous_better > threshold, current), previous_better
+        images, features = self.features.full_size, None
+        if self.recipe.fusion_features:
+            features = FusionFeatures.of(previous, current, user_masks, images)
+        return fuse(
+            self.networks.quality_net,
+            images,
+            previous,
+            current,
+            user_masks=user_masks,
+            features=features,
+            threshold=threshold,
         )
 
-    def _fuse(self, current: PackedMasks, given: dict[int, Mask]) -> tuple[PackedMasks, PerSlice]:
-        """Eqs. 2-4 wherever the user has not decided."""
-        previous = self.rounds[-1].masks
-        if self.compare is None:
-            told = FusionFeatures.of(previous, current, given, self._images)
-            how = {"given": given, "evidence": told, "threshold": self.threshold}
-            return fuse_packed(self.networks.quality_net, self._images, previous, current, **how)
-        previous = previous.where(~np.isin(np.arange(len(current)), list(given)), current)
-        previous_better = self.compare(np.asarray(previous), np.asarray(current))
-        return previous.where(previous_better > self.threshold, current), previous_better
 
-    def _images(self, slice_indices: list[int]) -> Tensor:
-        """Slices in [0, 1] at the volume's own size (batch, 3, height, width)."""
-        return torch.from_numpy(self.volume.rgb(slice_indices)).to(self.networks.device)
+def _exchanged(clicks: Sequence[Click], click: Click, others: Sequence[Click]) -> tuple[Click, ...]:
+    """The clicks with others in place of one; of equal ones, the last."""
+    at = len(clicks) - 1 - clicks[::-1].index(click)
+    return (*clicks[:at], *others, *clicks[at + 1 :])

@@ -1,15 +1,102 @@
-"""What a user has done with one object, frozen: clicked slices, closed rounds, locked slices."""
+"""What a session is made of, all frozen: its recipe, its rounds, its clicked and locked slices."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from limnet.method.prompts import Click
+from limnet.method.memory import MemoryConfig
+from limnet.method.prompts import Click, ZoomIn
+from limnet.networks.checkpoints import LimNet
 from limnet.volumes.masks import Mask, Masks, PackedMasks
+
+Step = TypeVar("Step")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the parts of the pipeline are put together; the defaults are the paper's.
+
+    "Beyond the paper" marks what the shipped lite networks use and the paper does not have.
+    """
+
+    # from clicks to a prompt mask (section II-B)
+    zoom: ZoomIn = field(default_factory=ZoomIn)  # the crop that the click network sees (RITM)
+    predictions: int = 1  # of one click, each with the mask of the one before; beyond the paper: 2
+    # lone negative clicks on a mask accept the rest of it, or reject it all; beyond the paper
+    implicit_clicks: bool = False
+    multi_scale: bool = False  # average predictions of crops of two sizes; beyond the paper
+    postprocess: bool = False  # intensity prior, blend with the previous mask; beyond the paper
+    # from a prompt mask to all slices (section II-D)
+    close_up: bool = False  # propagation sees a crop around the object; beyond the paper
+    memorize_every: int | None = None  # slices; 5 in XMem; None: as the network was trained
+    # slices between updates of sensory memory from the value; None: whenever one is memorized
+    update_sensory_every: int | None = None
+    permanent_prompt_memory: bool = True  # working memory keeps all prompt slices (section II-D)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)  # T_min, T_max and so on (Eq. 9)
+    # a pass ends after so many slices without the object, unless a prompt mask beyond them shows
+    # it; None: never, as in the paper; beyond the paper
+    end_after: int | None = None
+    refinements: int = 0  # predictions of the click network on a propagated mask; beyond the paper
+    smoothing: float = 0.0  # share of each neighbour in a slice's probability; beyond the paper
+    # multi-round fusion (section II-C)
+    fuse: bool = True  # False: the latest masks stay, the paper's "w/o MRF"
+    threshold: float = 0.5  # tau of Eq. 4, which the paper leaves open
+    fusion_features: bool = False  # the quality network sees `FusionFeatures`; beyond the paper
+    # speed; neither changes a mask
+    cuda_graphs: bool = True  # a GPU replays decoder and value encoder as CUDA graphs
+    parallel_map: bool = True  # a CPU refines propagated masks in other threads
+
+    @classmethod
+    def paper(cls) -> "Recipe":
+        """The paper's pipeline: RITM, XMem in both directions, and fusion by the network."""
+        return cls(memorize_every=5)
+
+    @classmethod
+    def lite(cls) -> "Recipe":
+        """The pipeline that the shipped lite networks are trained for."""
+        return cls(
+            zoom=ZoomIn(160, skip_clicks=-1, min_crop_size=80),
+            predictions=2,
+            implicit_clicks=True,
+            multi_scale=True,
+            postprocess=True,
+            close_up=True,
+            memorize_every=2,
+            refinements=1,
+            smoothing=0.2,
+            fusion_features=True,
+        )
+
+    @classmethod
+    def of(cls, networks: LimNet, recipe: "Recipe | str | None" = None) -> "Recipe":
+        """A recipe by its name, "paper" or "lite"; None: what the networks' files ask for.
+
+        Raises:
+            ValueError: there is no recipe of this name.
+        """
+        if isinstance(recipe, cls):
+            return recipe
+        if recipe is not None:
+            if recipe not in ("paper", "lite"):
+                raise ValueError(f'a recipe must be "paper", "lite" or a Recipe, got {recipe!r}')
+            return getattr(cls, recipe)()
+        click, propagation = networks.click_net.config, networks.propagation_net.config
+        return replace(
+            cls.lite(),
+            # RITM enlarges crops of at least 200 pixels to 400
+            zoom=ZoomIn(click.zoom_size, skip_clicks=-1, min_crop_size=click.zoom_size // 2),
+            multi_scale=click.multi_scale,
+            postprocess=click.postprocess,
+            close_up=propagation.close_up_size > 0,
+            memorize_every=propagation.memorize_every,
+            refinements=click.refinements,
+            smoothing=cls.lite().smoothing if click.refinements else 0.0,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +218,42 @@ class State:
         )
 
 
-def exchanged(clicks: Sequence[Click], click: Click, others: Sequence[Click]) -> tuple[Click, ...]:
-    """The clicks with others in place of one; of equal ones, the last."""
-    at = len(clicks) - 1 - clicks[::-1].index(click)
-    return (*clicks[:at], *others, *clicks[at + 1 :])
+class UndoStack(Generic[Step]):
+    """The state as it is now, those before it, and those that were undone."""
+
+    def __init__(self, step: Step) -> None:
+        """Begin with a state that cannot be undone."""
+        self._past: tuple[Step, ...] = (step,)
+        self._undone: tuple[Step, ...] = ()
+
+    @property
+    def now(self) -> Step:
+        return self._past[-1]
+
+    @property
+    def can_undo(self) -> bool:
+        return len(self._past) > 1
+
+    @property
+    def can_redo(self) -> bool:
+        return bool(self._undone)
+
+    def push(self, step: Step) -> None:
+        """Something was done: what was undone before cannot be done again."""
+        self._past, self._undone = (*self._past, step), ()
+
+    def amend(self, step: Step) -> None:
+        """What was done last came out otherwise."""
+        self._past = (*self._past[:-1], step)
+
+    def undo(self) -> None:
+        """Go back by one; nothing happens at the very start."""
+        if self.can_undo:
+            self._undone = (*self._undone, self.now)
+            self._past = self._past[:-1]
+
+    def redo(self) -> None:
+        """Go forth by one; nothing happens if nothing was undone, or anything done since."""
+        if self.can_redo:
+            self._past = (*self._past, self._undone[-1])
+            self._undone = self._undone[:-1]

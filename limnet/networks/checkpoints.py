@@ -58,17 +58,12 @@ LARGEST_NUMBER = 4096  # of any whole number in a configuration; files are not t
 
 @dataclass(frozen=True)
 class LimNet:
-    """The networks of one LIM-Net and the image sizes they are made for."""
+    """The networks of one LIM-Net; their configs say what images they are made for."""
 
     name: str
     click_net: ClickNet
     propagation_net: PropagationNet
     quality_net: QualityNet
-    working_size: int  # pixels of a slice's shorter side during propagation
-    zoom_size: int  # pixels of the longer side of the crop that the click net sees
-    refinements: int = 0  # of the click net at each mask that propagation makes (ours)
-    multi_scale: bool = False  # of the crops of a click, whose mean its mask is (ours)
-    postprocess: bool = False  # a click's mask, by its appearance and by the mask before (ours)
 
     @property
     def device(self) -> torch.device:
@@ -76,15 +71,11 @@ class LimNet:
         return next(self.click_net.parameters()).device
 
     @property
-    def crops(self) -> tuple[int, bool, bool]:
-        """Zoom size of a click's crops, whether of several sizes, and whether they are refined."""
-        return self.zoom_size, self.multi_scale, self.postprocess
-
-    @property
     def digest(self) -> str:
         """SHA-256 of all parameters and sizes: what a result depends on."""
-        refinement = f"{self.refinements} {self.multi_scale} {self.postprocess}"
-        sha256 = hashlib.sha256(f"{self.working_size} {self.zoom_size} {refinement}".encode())
+        click, working_size = self.click_net.config, self.propagation_net.config.working_size
+        refinement = f"{click.refinements} {click.multi_scale} {click.postprocess}"
+        sha256 = hashlib.sha256(f"{working_size} {click.zoom_size} {refinement}".encode())
         for network in (self.click_net, self.propagation_net, self.quality_net):
             sha256.update(_as_earlier(network.config).encode())
             for tensor in network.state_dict().values():
@@ -155,17 +146,7 @@ def lite() -> LimNet:
 def _bundle(
     name: str, click_net: ClickNet, propagation_net: PropagationNet, quality_net: QualityNet
 ) -> LimNet:
-    return LimNet(
-        name=name,
-        click_net=click_net.eval(),
-        propagation_net=propagation_net.eval(),
-        quality_net=quality_net.eval(),
-        working_size=propagation_net.config.working_size,
-        zoom_size=click_net.config.zoom_size,
-        refinements=click_net.config.refinements,
-        multi_scale=click_net.config.multi_scale,
-        postprocess=click_net.config.postprocess,
-    )
+    return LimNet(name, click_net.eval(), propagation_net.eval(), quality_net.eval())
 
 
 def load_networks(
