@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from limnet.networks.checkpoints import LimNet
-from limnet.networks.click_net import ClickLogits, ClickNet
+from limnet.networks.click_net import ClickLogits, ClickNet, ClickNetConfig
 from limnet.networks.propagation_net import (
     KeyFeatures,
     PropagationNet,
@@ -47,6 +47,7 @@ class Disks(ClickNet):
 
     def __init__(self):
         nn.Module.__init__(self)
+        self.config = ClickNetConfig(zoom_size=48)
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, images, click_maps, previous):
@@ -60,9 +61,9 @@ class Brighter(PropagationNet):
 
     sensory_dtype = torch.float32
 
-    def __init__(self):
+    def __init__(self, working_size=32):
         nn.Module.__init__(self)
-        self.config = PropagationNetConfig(hidden_dim=1)
+        self.config = PropagationNetConfig(hidden_dim=1, working_size=working_size)
         self.weight = nn.Parameter(torch.zeros(1))
         self.level, self.encoded = 0.5, 0
 
@@ -94,7 +95,7 @@ class Prefers(QualityNet):
 
 
 def fakes(previous_better=0.25, working_size=32):
-    return LimNet("fake", Disks(), Brighter(), Prefers(previous_better), working_size, 48)
+    return LimNet("fake", Disks(), Brighter(working_size), Prefers(previous_better))
 
 
 def ramp():

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from limnet.data.synthetic.abdomen import abdomen
 from limnet.data.synthetic.heart import heart
 from limnet.data.synthetic.scenes import surgical_scene
 from limnet.method.memory import MemoryConfig
-from limnet.method.passes import PropagationOptions
 from limnet.method.prompts import Box
+from limnet.method.propagation import SliceDone, Stopped
+from limnet.method.state import Recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = GOLDEN / "heart.nii.gz"  # of the saved journal
@@ -71,7 +73,9 @@ networks = cache(load_networks)
 def options(name, volume):
     """What a story's session is made with."""
     memory = MemoryConfig(min_work_slices=2, max_work_slices=4, num_prototypes=16)
-    own = PropagationOptions(
+    shipped = Recipe.of(networks())
+    own = replace(
+        shipped,
         memorize_every=3,
         update_sensory_every=2,
         permanent_prompt_memory=False,
@@ -82,9 +86,9 @@ def options(name, volume):
     )
     return {
         None: {},
-        "without fusion": {"fuse": False},
-        "low threshold": {"threshold": 0.2},
-        "own propagation": {"options": own},
+        "without fusion": {"recipe": replace(shipped, fuse=False)},
+        "low threshold": {"recipe": replace(shipped, threshold=0.2)},
+        "own propagation": {"recipe": own},
         "own judge and shared features": {
             "compare": lambda old, new: (old.sum((1, 2)) < new.sum((1, 2))).astype(np.float32),
             "features": Session(volume, networks()).features,
@@ -118,20 +122,22 @@ def block(volume, first, last, *ends):
 
 
 def watch(session):
-    """What the listeners of a propagation hear."""
-    shares, arrived, ended = [], {}, []
-    closed = session.propagate(lambda *told: shares.append(told), arrived.__setitem__, ended.append)
-    assert all((closed.propagated[index] == mask).all() for index, mask in arrived.items())
-    return [list(shares[-1]), sorted(arrived), ended]
+    """What the events of a propagation tell: slices in all, those propagated, where it stopped."""
+    *events, closed = session.propagate_events()
+    done = [event for event in events if isinstance(event, SliceDone)]
+    ended = [event.index for event in events if isinstance(event, Stopped)]
+    assert all((closed.propagated[event.index] == event.mask).all() for event in done)
+    assert ended or done[-1].done == done[-1].total
+    propagated = {event.index for event in done} - {*session.state.prompts, *session.state.locked}
+    session.close(closed)
+    return [[done[-1].total] * 2, sorted(propagated), ended]
 
 
 def cancel(session):
-    def stop(*told):
-        raise InterruptedError
-
     session.add_click(Click(1, 30, 30))
-    with pytest.raises(InterruptedError):
-        session.propagate(stop)
+    events = session.propagate_events()
+    next(events)
+    events.close()
     session.undo()
 
 
@@ -152,7 +158,7 @@ def session_actions(session, folder):
         "paint": lambda index, *ends: session.paint(index, ovals(volume, ends)),
         "show": lambda index, *ends: session.show(index, ovals(volume, ends)),
         "start_from": lambda *values: session.start_from(block(volume, *values)),
-        "propagated": lambda: session.close(session.propagated()),
+        "propagated": lambda: session.close([*session.propagate_events()][-1]),
         "expected_features": lambda: [session.expected_features()[1]],
         "remember": lambda: kept.append(session.state),
         "restore": lambda: session.restore(kept[-1]),
@@ -173,7 +179,7 @@ def perform(recording, action):
     if "masks" in action:
         action["masks"] = block(annotation.volume, *action["masks"])
     if "round" in action:
-        closed = vars(annotation.session(action["object"]).propagated())
+        closed = vars([*annotation.session(action["object"]).propagate_events()][-1])
         action["round"] = {name: value for name, value in closed.items() if name != "clicks"}
     recording.perform(action)
 

@@ -100,7 +100,7 @@ def test_undoing_everything_leaves_nothing():
 
 def test_a_round_that_is_given_is_not_computed():
     annotation = annotated(click("liver", 2, 16, 10))
-    round_ = annotation.session("liver").propagated()
+    *_, round_ = annotation.session("liver").propagate_events()
     values = {name: value for name, value in vars(round_).items() if name != "clicks"}
     encoded = annotation.networks.propagation_net.encoded
     annotation.perform({"action": "propagate", "object": "liver", "round": values})

@@ -26,10 +26,12 @@ CLICKS = "print([len(each.session.clicks) for each in widget.annotation.objects]
 SLOWLY = """
 import time
 session = widget.controller.object.session
-at_once = session.propagated
-def slowly(progress, *others):
-    return at_once(lambda *done: (time.sleep(0.2), progress(*done)), *others)
-session.propagated = slowly
+at_once = session.propagate_events
+def slowly():
+    for event in at_once():
+        time.sleep(0.2)
+        yield event
+session.propagate_events = slowly
 """  # so that there is time to cancel, however fast the machine
 LOOKED_AT = "print(widget.controller.look.slice_index)"
 

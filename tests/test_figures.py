@@ -4,8 +4,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
 from limnet.evaluation.calibration import reliability
-from limnet.method.close_up import CloseUp
-from limnet.method.prompts import Click
+from limnet.method.prompts import Click, Crop
 from limnet.reports.figures import (
     MASK,
     NEGATIVE,
@@ -176,9 +175,7 @@ def test_probabilities_share_one_scale_and_one_colour_bar():
 
 def test_a_close_up_of_a_panel_moves_its_clicks_and_drops_those_outside():
     clicks = [Click(0, 3, 5), Click(0, 7, 9, positive=False)]
-    panel = Panel(SLICES[0], square()[0], square()[0], clicks, title="a").within(
-        CloseUp(2, 6, 3, 7)
-    )
+    panel = Panel(SLICES[0], square()[0], square()[0], clicks, title="a").within(Crop(2, 6, 3, 7))
     assert panel.image.tolist() == SLICES[0][2:6, 3:7].tolist()
     assert panel.mask.sum() == panel.target.sum() == 12
     assert panel.clicks == [Click(0, 1, 2)] and panel.title == "a" and panel.probability is None

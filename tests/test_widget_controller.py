@@ -9,6 +9,7 @@ from limnet.annotator.annotation import Annotation
 from limnet.annotator.widget.controller import LEFT, MIDDLE, RIGHT, Controller
 from limnet.annotator.widget.keys import KEYS, press_key
 from limnet.method.prompts import Click
+from limnet.method.propagation import Stopped
 from limnet.volumes import Volume
 
 # slices of 32 x 48 pixels on a canvas of 480 x 320: ten canvas pixels a pixel
@@ -224,7 +225,7 @@ def test_a_propagation_runs_in_a_thread_and_its_round_is_closed_in_the_callers()
 def test_slices_are_seen_as_they_arrive():
     made, gate = running()
     made.run.wait(10)
-    assert set(made.run.arrived) == {0, 1, 3, 4}
+    assert set(made.run.arrived) == {0, 1, 2, 3, 4}
     made.go_to(4)
     assert made.mask(made.object, 0)[:, 24:].all() and not made.object.session.masks[4].any()
     gate.until_finished()
@@ -265,7 +266,7 @@ def test_while_an_object_is_propagated_others_can_be_clicked_but_not_that_one():
 def test_a_propagation_that_fails_says_why():
     made = controller()
     click(made, 16, 10)
-    made.object.session.propagated = lambda *_: 1 / 0
+    made.object.session.propagate_events = lambda: 1 / 0
     made.propagate()
     assert made.run is None or made.run.wait(5) is None
     assert made.is_error and "Propagation failed" in made.message
@@ -275,14 +276,13 @@ def test_where_propagation_ended_before_the_volume_is_said():
     made = controller()
     click(made, 16, 10)
     session, ends = made.object.session, [3, 1]
-    propagated = session.propagated
+    whole = session.propagate_events
 
-    def ended_early(progress, arrived, ended):
-        for slice_index in ends:
-            ended(slice_index)
-        return propagated(progress, arrived)
+    def ended_early():
+        yield from map(Stopped, ends)
+        yield from whole()
 
-    session.propagated = ended_early
+    session.propagate_events = ended_early
     made.propagate()
     made.wait()
     assert "Nothing was looked for beyond slice 1 and 3" in made.message

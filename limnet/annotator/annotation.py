@@ -13,11 +13,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from limnet.method.features import SliceFeatures
-from limnet.method.history import UndoStack
-from limnet.method.passes import PropagationOptions
 from limnet.method.prompts import Box, Click
 from limnet.method.session import Session
-from limnet.method.state import Round, State
+from limnet.method.state import Recipe, Round, State, UndoStack
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
 from limnet.volumes.masks import PackedMasks
@@ -46,9 +44,7 @@ class Annotation:
     def __init__(self, volume: Volume, networks: LimNet) -> None:
         """Start without objects."""
         self.volume, self.networks = volume, networks
-        self.features = SliceFeatures(
-            volume, networks.propagation_net, working_size=networks.working_size
-        )
+        self.features = SliceFeatures(volume, networks.propagation_net)
         self.objects: tuple[SegmentedObject, ...] = ()
         self._history: UndoStack[Snapshot] = UndoStack(())
 
@@ -113,8 +109,8 @@ class Annotation:
         _check_colour(colour)
         if len(self.objects) == MOST_OBJECTS:
             raise ValueError(f"a label map holds {MOST_OBJECTS} objects; remove one first")
-        options = PropagationOptions(end_after=END_AFTER)
-        session = Session(self.volume, self.networks, features=self.features, options=options)
+        recipe = replace(Recipe.of(self.networks), end_after=END_AFTER)
+        session = Session(self.volume, self.networks, recipe, features=self.features)
         self.objects = (*self.objects, SegmentedObject(object, colour, session))
 
     def _remove_object(self, object: str) -> None:

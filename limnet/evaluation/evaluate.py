@@ -22,10 +22,9 @@ from limnet.evaluation.protocols import User
 from limnet.evaluation.users import next_click
 from limnet.files import atomic_write
 from limnet.method.features import SliceFeatures
-from limnet.method.passes import PropagationOptions
 from limnet.method.prompts import Click
 from limnet.method.session import Session
-from limnet.method.state import Round
+from limnet.method.state import Recipe, Round
 from limnet.metrics import bootstrap_interval, dice, surface_dice
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
@@ -69,7 +68,7 @@ def evaluate(
     oracle: bool = False,
     threshold: float = 0.5,
     user: User = next_click,
-    options: PropagationOptions | None = None,
+    recipe: Recipe | str | None = None,
     features: SliceFeatures | None = None,
 ) -> Evaluation:
     """Let the simulated user click once a round: the paper's "6 points" are six rounds.
@@ -80,7 +79,8 @@ def evaluate(
         target: the true masks, which the user and the scores look at (`limnet.evaluation.leaks`).
         user: who clicks; others than the paper's stand in `limnet.evaluation.protocols`.
         oracle: fusion knows which mask is better: what a perfect quality network would reach.
-        fuse, threshold, options, features: as of `Session`.
+        fuse, threshold: of the recipe.
+        recipe, features: as of `Session`.
 
     Raises:
         ValueError: the target is empty or not on the volume's grid.
@@ -91,15 +91,8 @@ def evaluate(
             f"got shape {target.shape} with {int(target.sum())} voxels"
         )
     compare = partial(_truly_better, target) if oracle else None
-    session = Session(
-        volume,
-        networks,
-        fuse=fuse,
-        threshold=threshold,
-        compare=compare,
-        options=options,
-        features=features,
-    )
+    recipe = replace(Recipe.of(networks, recipe), fuse=fuse, threshold=threshold)
+    session = Session(volume, networks, recipe, compare=compare, features=features)
     comparisons: list[tuple[float, ...]] = []
 
     def segment(volume: Volume, clicks: Sequence[Click]) -> Masks:
@@ -241,6 +234,7 @@ class EvaluationOptions:
     threshold: float | int = 0.5
     user: User | None = None  # of `limnet.evaluation.protocols`; None: the paper's
     only_largest_slice: bool = False  # see `largest_slice`
+    recipe: Recipe | str | None = None  # "paper" or "lite"; None: what the networks ask for
 
 
 def evaluate_cases(
@@ -255,6 +249,7 @@ def evaluate_cases(
     threshold: float = 0.5,
     user: User | None = None,
     only_largest_slice: bool = False,
+    recipe: Recipe | str | None = None,
     segment: Segmenter | None = None,
 ) -> Iterator[CaseEvaluation]:
     """Evaluate every organ of every case; an organ that a case does not show is left out.
@@ -266,10 +261,11 @@ def evaluate_cases(
         organs: names of labels; None: all that are anatomy.
         user: of `limnet.evaluation.protocols`, whose repr says all about it; None: the paper's.
         only_largest_slice: see `largest_slice`.
+        recipe: as of `Session`.
         segment: another method, which gets the clicks that the networks got; its results are
             cached by its `digest` where it has one (those of `comparators`), else by its name.
     """
-    options = EvaluationOptions(rounds, fuse, oracle, threshold, user, only_largest_slice)
+    options = EvaluationOptions(rounds, fuse, oracle, threshold, user, only_largest_slice, recipe)
     organs = organs and tuple(organs)
     for case in cases:
         loaded = LoadedCase(case, networks)
@@ -286,8 +282,7 @@ class LoadedCase:
         """Image and labels are read here."""
         self.case, self.networks = case, networks
         self.volume, self.labels = case.load()
-        size = networks.working_size
-        self.features = SliceFeatures(self.volume, networks.propagation_net, working_size=size)
+        self.features = SliceFeatures(self.volume, networks.propagation_net)
 
     def evaluate(
         self,

@@ -6,6 +6,7 @@ the truth, or the next slice chosen by it.
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from limnet.data import Case
 from limnet.evaluation.evaluate import Evaluation
 from limnet.method.session import Session
+from limnet.method.state import Recipe
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
 
@@ -33,7 +35,8 @@ def audit(
     Returns:
         One row: clicks, voxels (of the object), voxels that differ (a leak, unless 0).
     """
-    session = Session(volume, networks, fuse=fuse, threshold=threshold)
+    recipe = replace(Recipe.of(networks), fuse=fuse, threshold=threshold)
+    session = Session(volume, networks, recipe)
     clicks = [click for click in result.clicks if click is not None]
     for click in clicks:
         session.add_click(click)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
-from scipy import ndimage
 
-from limnet.method.prompts import Click
+from limnet.method.prompts import Click, deepest_pixel
 
 Slice = Bool[np.ndarray, "height width"]
 Masks = Bool[np.ndarray, "slices height width"]
@@ -71,26 +70,12 @@ def next_click_on_slice(
     Args:
         not_clicked: pixels that may be clicked; all by default.
     """
-    missing, missing_depth = _deepest(target & ~mask, not_clicked)
-    surplus, surplus_depth = _deepest(mask & ~target, not_clicked)
+    missing, missing_depth = deepest_pixel(target & ~mask, not_clicked)
+    surplus, surplus_depth = deepest_pixel(mask & ~target, not_clicked)
     if max(missing_depth, surplus_depth) == 0:
         return None
     positive = missing_depth > surplus_depth
     return positive, *(missing if positive else surplus)
-
-
-def _deepest(region: Slice, not_clicked: Slice | None) -> tuple[tuple[int, int], float]:
-    """The region's pixel farthest from the pixels off it (row, column), and how far that is."""
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    if len(rows) == 0:
-        return (0, 0), 0.0
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    # Nothing beyond the padded box is nearer to the region than the padding, so this is exact.
-    depth = ndimage.distance_transform_edt(np.pad(region[box], 1))[1:-1, 1:-1]
-    if not_clicked is not None:
-        depth = depth * not_clicked[box]
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return (int(rows[0] + row), int(columns[0] + column)), float(depth[row, column])
 
 
 def _slices_in_turn(

@@ -39,9 +39,9 @@ class SliceFeature:
 
     def stored_as(self, dtype: torch.dtype | None) -> "SliceFeature":
         """The same with all but frame and keys in `dtype`, if that is smaller; None: as it is."""
-        if dtype is None or self.crops.decoder4.dtype != torch.float32:
+        if dtype is None or self.parts.decoder4.dtype != torch.float32:
             return self
-        key, shrinkage, selection, *others = self.crops
+        key, shrinkage, selection, *others = self.parts
         most = torch.finfo(dtype).max
         others = (each.clamp(-most, most).to(dtype) for each in others)
         return SliceFeature(self.frame, SliceEncoding(key, shrinkage, selection, *others))

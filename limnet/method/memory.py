@@ -6,12 +6,69 @@ then the recent slices. XMem's object groups are not needed.
 """
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+# what each query reads, and how much each token was read
+Readout = tuple[Float[Tensor, "query value_dim"], Float[Tensor, " memory"]]
+
+
+def similarity(
+    memory_key: Float[Tensor, "*batch key_dim memory"],
+    shrinkage: Float[Tensor, "*batch 1 memory"],
+    query_key: Float[Tensor, "*batch key_dim query"],
+    selection: Float[Tensor, "*batch key_dim query"],
+) -> Float[Tensor, "*batch memory query"]:
+    """Anisotropic L2 similarity (Eq. 10): -s_m * sum_c e_cq * (k_cm - k_cq)^2 / sqrt(key_dim).
+
+    The square is expanded, so that no (key_dim, memory, query) tensor is ever built.
+    """
+    distance = (
+        memory_key.square().mT @ selection
+        - 2 * memory_key.mT @ (selection * query_key)
+        + (selection * query_key.square()).sum(dim=-2, keepdim=True)
+    )
+    return -shrinkage.mT * distance / math.sqrt(query_key.shape[-2])
+
+
+def affinity(
+    similarity: Float[Tensor, "*batch memory query"], top_k: int | None = None
+) -> Float[Tensor, "*batch memory query"]:
+    """Softmax over the memory (Eq. 11); with `top_k`, over the most similar tokens alone."""
+    if top_k is None or top_k >= similarity.shape[-2]:
+        return similarity.softmax(dim=-2)
+    best, indices = similarity.topk(top_k, dim=-2)
+    return torch.zeros_like(similarity).scatter(-2, indices, best.softmax(dim=-2))
+
+
+def read_tokens(
+    memory_key: Float[Tensor, "memory key_dim"],
+    shrinkage: Float[Tensor, "memory 1"],
+    value: Float[Tensor, "memory value_dim"],
+    query_key: Float[Tensor, "query key_dim"],
+    selection: Float[Tensor, "query key_dim"],
+    top_k: int,
+) -> Readout:
+    """What each query reads, and how much each token was read.
+
+    The affinity with top-k times the value, but faster: one product whose rows are the queries,
+    and a sum over the tokens that are read alone.
+    """
+    scale = shrinkage / math.sqrt(query_key.shape[1])
+    memory = torch.cat([-memory_key.square(), 2 * memory_key, -torch.ones_like(scale)], dim=1)
+    chosen = selection * query_key
+    offset = (chosen * query_key).sum(dim=1, keepdim=True)
+    query = torch.cat([selection, chosen, offset], dim=1)
+    best, indices = (query @ (memory * scale).mT).topk(min(top_k, len(value)), dim=1, sorted=False)
+    weights = best.softmax(dim=1)
+    readout = embedding_bag(indices, value, per_sample_weights=weights, mode="sum")
+    usage = value.new_zeros(len(value)).index_add_(0, indices.flatten(), weights.flatten())
+    return readout, usage
 
 
 @dataclass(frozen=True)
@@ -24,6 +81,8 @@ class MemoryConfig:
     max_long_tokens: int = 10_000  # long-term capacity; the least used tokens leave first
     top_k: int = 30  # memory tokens that one query token attends to
     long_term: bool = True  # False: working memory grows without end
+    # reads tokens: `read_tokens` or a slower form to compare with
+    reader: Callable[..., Readout] = field(default=read_tokens, repr=False)
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_work_slices < self.max_work_slices:
@@ -48,7 +107,7 @@ class Tokens:
         return len(self.key)
 
     def __getitem__(self, index: slice | Int[Tensor, " chosen"]) -> "Tokens":
-        return Tokens(*(getattr(self, field.name)[index] for field in fields(self)))
+        return Tokens(*(getattr(self, each.name)[index] for each in fields(self)))
 
     def __add__(self, other: "Tokens") -> "Tokens":
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
@@ -97,7 +156,8 @@ class Memory:
         if self.tokens is None:
             raise RuntimeError("memory is empty; memorize the prompt slice before reading")
         memory, query = self.tokens, (query_key.flatten(1).T, selection.flatten(1).T)
-        readout, usage = read(memory.key, memory.shrinkage, memory.value, *query, self.config.top_k)
+        tokens = memory.key, memory.shrinkage, memory.value
+        readout, usage = self.config.reader(*tokens, *query, self.config.top_k)
         memory.usage = memory.usage + usage
         memory.age = memory.age + 1
         return readout.T.unflatten(1, query_key.shape[1:])
@@ -166,56 +226,3 @@ class Memory:
             return long
         threshold = long.use_rate.kthvalue(excess).values
         return long[(long.use_rate > threshold).nonzero()[:, 0]]  # ties go too, as in XMem
-
-
-def similarity(
-    memory_key: Float[Tensor, "*batch key_dim memory"],
-    shrinkage: Float[Tensor, "*batch 1 memory"],
-    query_key: Float[Tensor, "*batch key_dim query"],
-    selection: Float[Tensor, "*batch key_dim query"],
-) -> Float[Tensor, "*batch memory query"]:
-    """Anisotropic L2 similarity (Eq. 10): -s_m * sum_c e_cq * (k_cm - k_cq)^2 / sqrt(key_dim).
-
-    The square is expanded, so that no (key_dim, memory, query) tensor is ever built.
-    """
-    distance = (
-        memory_key.square().mT @ selection
-        - 2 * memory_key.mT @ (selection * query_key)
-        + (selection * query_key.square()).sum(dim=-2, keepdim=True)
-    )
-    return -shrinkage.mT * distance / math.sqrt(query_key.shape[-2])
-
-
-def affinity(
-    similarity: Float[Tensor, "*batch memory query"], top_k: int | None = None
-) -> Float[Tensor, "*batch memory query"]:
-    """Softmax over the memory (Eq. 11); with `top_k`, over the most similar tokens alone."""
-    if top_k is None or top_k >= similarity.shape[-2]:
-        return similarity.softmax(dim=-2)
-    best, indices = similarity.topk(top_k, dim=-2)
-    return torch.zeros_like(similarity).scatter(-2, indices, best.softmax(dim=-2))
-
-
-def read(
-    memory_key: Float[Tensor, "memory key_dim"],
-    shrinkage: Float[Tensor, "memory 1"],
-    value: Float[Tensor, "memory value_dim"],
-    query_key: Float[Tensor, "query key_dim"],
-    selection: Float[Tensor, "query key_dim"],
-    top_k: int,
-) -> tuple[Float[Tensor, "query value_dim"], Float[Tensor, " memory"]]:
-    """What each query reads, and how much each token was read.
-
-    The affinity with top-k times the value, but faster: one product whose rows are the queries,
-    and a sum over the tokens that are read alone.
-    """
-    scale = shrinkage / math.sqrt(query_key.shape[1])
-    memory = torch.cat([-memory_key.square(), 2 * memory_key, -torch.ones_like(scale)], dim=1)
-    chosen = selection * query_key
-    offset = (chosen * query_key).sum(dim=1, keepdim=True)
-    query = torch.cat([selection, chosen, offset], dim=1)
-    best, indices = (query @ (memory * scale).mT).topk(min(top_k, len(value)), dim=1, sorted=False)
-    weights = best.softmax(dim=1)
-    readout = embedding_bag(indices, value, per_sample_weights=weights, mode="sum")
-    usage = value.new_zeros(len(value)).index_add_(0, indices.flatten(), weights.flatten())
-    return readout, usage

@@ -21,8 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from limnet.evaluation.calibration import Reliability
-from limnet.method.close_up import CloseUp
-from limnet.method.prompts import Click
+from limnet.method.prompts import Click, Crop
 
 MASK = "#56B4E9"  # sky blue
 TRUTH = "#F0E442"  # yellow
@@ -50,7 +49,7 @@ class Panel:
     probability: Float[np.ndarray, "height width"] | None = None
     title: str = ""
 
-    def within(self, part: CloseUp) -> "Panel":
+    def within(self, part: Crop) -> "Panel":
         """The part alone; clicks keep their place in what is shown."""
         rows, columns = part.pixels
         shown = {

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from limnet.data.synthetic.defects import corrupt
 from limnet.evaluation.users import next_click
-from limnet.method.evidence import FusionFeatures
 from limnet.method.features import SliceFeatures
-from limnet.method.fusion import crop_to_masks
+from limnet.method.fusion import FusionFeatures, crop_to_masks
 from limnet.method.session import Session
+from limnet.method.state import Recipe
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
 from limnet.networks.quality_net import EVIDENCE
@@ -104,7 +104,10 @@ def simulate_interactions(
     for sequence in sequences:
         if not sequence.target.any():
             continue
-        session, target = Session(*_at_own_size(sequence, networks), fuse=False), sequence.target
+        recipe = replace(Recipe.of(networks), fuse=False)
+        volume, features = _at_own_size(sequence, networks)
+        session = Session(volume, networks, recipe, features=features)
+        target = sequence.target
         count = int(rng.integers(1, rounds + 1))
         for masks in _rounds(session, target.numpy(), count, rng):
             clicked = {each.slice_index for each in session.clicks}
@@ -147,7 +150,8 @@ def pairs_of_rounds(
     Args:
         fuse: the rounds before are fused, as fusion meets them in a session.
     """
-    session = Session(volume, networks, fuse=fuse, features=features)
+    recipe = replace(Recipe.of(networks), fuse=fuse)
+    session = Session(volume, networks, recipe, features=features)
     parts = []
 
     def slices(indices: list[int]) -> Tensor:
@@ -187,8 +191,7 @@ def pairs_of_volumes(
         if labelled.images is None:
             continue
         volume = Volume.from_array(labelled.images, window=labelled.window)
-        net, size = networks.propagation_net, networks.working_size
-        features = SliceFeatures(volume, net, working_size=size)
+        features = SliceFeatures(volume, networks.propagation_net)
         shown = np.intersect1d(labelled.targets, labelled.labels)
         for label in rng.permutation(shown)[:targets]:
             target = labelled.labels == label
@@ -205,10 +208,10 @@ def pairs_of_sequences(
 ) -> MaskPairs:
     """Pairs of rounds on short sequences, each as a volume of its own, at its own size."""
     return MaskPairs.join(
-        pairs_of_rounds(volume, sequence.target.numpy(), players, rounds=rounds)
+        pairs_of_rounds(volume, sequence.target.numpy(), networks, rounds=rounds, features=features)
         for sequence in sequences
         if sequence.target.any()
-        for volume, players in [_at_own_size(sequence, networks)]
+        for volume, features in [_at_own_size(sequence, networks)]
     )
 
 
@@ -258,11 +261,11 @@ def _rounds(
         yield masks
 
 
-def _at_own_size(sequence: SliceSequence, networks: LimNet) -> tuple[Volume, LimNet]:
-    """The sequence as a volume, and networks that see it unscaled: thousands of rounds are fast."""
-    images = sequence.images.numpy()
-    players = replace(networks, working_size=min(images.shape[1:]))
-    return Volume.from_array(images, window=(0, 1)), players
+def _at_own_size(sequence: SliceSequence, networks: LimNet) -> tuple[Volume, SliceFeatures]:
+    """The sequence as a volume, and its features unscaled: thousands of rounds are fast."""
+    volume = Volume.from_array(sequence.images.numpy(), window=(0, 1))
+    size = min(volume.images.shape[1:3])
+    return volume, SliceFeatures(volume, networks.propagation_net, working_size=size)
 
 
 def _worth_a_click(mask: np.ndarray, truth: np.ndarray, rng: Rng) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limnet.data.synthetic.defects import corrupt
-from limnet.method.affinity import affinity, similarity
+from limnet.method.memory import affinity, similarity
 from limnet.networks.click_net import ClickNet
 from limnet.networks.layers import normalise
 from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggregate

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from limnet.evaluation.users import next_click_on_slice
 from limnet.method.features import SliceFeatures
-from limnet.method.passes import propagate
 from limnet.method.prompts import Click
+from limnet.method.propagation import propagate
 from limnet.method.refinement import predict_prompt
 from limnet.metrics import dice
 from limnet.networks.click_net import ClickNet
@@ -63,10 +63,10 @@ def propagation_score(network: PropagationNet, batch: SequenceBatch) -> float:
     for images, target in zip(*batch, strict=True):
         volume, truth = Volume.from_array(images.numpy(), window=(0, 1)), target.numpy()
         features = SliceFeatures(volume, network, working_size=min(truth.shape[1:]))
-        frame, found = features.frame, np.zeros_like(truth)
+        resizer, found = features.resizer, np.zeros_like(truth)
         given = {0: features.mask(truth[0])}
         for index, probability in propagate(network, features, len(truth), 0, given):
-            mask = frame.to_slice(frame.unpad(probability)) > 0.5
+            mask = resizer.to_slice(resizer.unpad(probability)) > 0.5
             found[index] = mask.cpu().numpy()
         scores.append(dice(found[1:], truth[1:]))
     return float(np.mean(scores))

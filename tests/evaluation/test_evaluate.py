@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from limnet.method.prompts import Click
 from limnet.method.session import Session
 from limnet.metrics import dice, surface_dice
 from limnet.networks.checkpoints import LimNet, lite
-from limnet.networks.click_net import ClickLogits, ClickNet
+from limnet.networks.click_net import ClickLogits, ClickNet, ClickNetConfig
 from limnet.volumes import Volume
 
 
@@ -31,7 +33,7 @@ class PaintsTheTruth(ClickNet):
 
     def __init__(self):
         nn.Module.__init__(self)
-        self.config = None
+        self.config = ClickNetConfig(zoom_size=48)
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, images, click_maps, previous):
@@ -39,11 +41,20 @@ class PaintsTheTruth(ClickNet):
         return ClickLogits(logits, logits)
 
 
+def small():
+    """Lite networks for slices of 32 pixels."""
+    networks = lite()
+    click_net, propagation_net = networks.click_net, networks.propagation_net
+    click_net.config = replace(click_net.config, zoom_size=48)
+    propagation_net.config = replace(propagation_net.config, working_size=32)
+    return networks
+
+
 def paints_and_prefers(previous_better):
     torch.manual_seed(0)
     quality_net = Prefers(previous_better)
     quality_net.config = None
-    return LimNet("fake", PaintsTheTruth(), lite().propagation_net, quality_net, 32, 48)
+    return LimNet("fake", PaintsTheTruth(), small().propagation_net, quality_net)
 
 
 @pytest.fixture
@@ -171,12 +182,11 @@ def test_a_slice_is_worse_when_its_dice_falls():
 
 def test_the_scores_are_those_of_a_session_with_the_same_clicks():
     torch.manual_seed(0)
-    nets = lite()
+    networks = small()
     target = np.zeros((5, 32, 48), dtype=bool)
     target[1:4, 8:24, 10:40] = True
     images = np.random.default_rng(0).random(target.shape, dtype=np.float32) + 2 * target
     volume = Volume.from_array(images, (3, 1, 1))
-    networks = LimNet("small", nets.click_net, nets.propagation_net, nets.quality_net, 32, 48)
     result = evaluate(volume, target, networks, rounds=3)
     session = Session(volume, networks)
     for click, *scores in zip(result.clicks, result.dice, result.surface_dice, strict=True):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from limnet.method.passes import propagate
+from limnet.method.propagation import propagate
 from limnet.metrics import dice
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
@@ -39,7 +39,7 @@ def numerical_agreement(
         masks.append(np.asarray(session.propagate().propagated))
         given = {prompt: features.mask(target[prompt])}
         net, slices = networks.propagation_net, len(target)
-        found = given | dict(propagate(net, features, slices, prompt, given, session.options))
+        found = given | dict(propagate(net, features, slices, prompt, given, session.recipe))
         probabilities.append(torch.stack([found[index] for index in range(slices)]).cpu().numpy())
     differ, (first, second) = float((masks[0] != masks[1]).sum()), probabilities
     apart = float(np.abs(first - second).max()) if first.shape == second.shape else None

@@ -33,7 +33,8 @@ def flops(networks: LimNet, side: int) -> dict[str, float]:
     """
     click_net, net, quality_net = (deepcopy(getattr(networks, n)).to("meta") for n in NETWORKS)
     images = torch.zeros(1, 3, side, side, device="meta")
-    crop = torch.zeros(1, 3, networks.zoom_size, networks.zoom_size, device="meta")
+    zoom_size = networks.click_net.config.zoom_size
+    crop = torch.zeros(1, 3, zoom_size, zoom_size, device="meta")
     pair = torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, device="meta")
     key, mask = net.encode_key(images), images[:, :1]
     sensory = images.new_zeros(1, net.config.hidden_dim, *key.f16.shape[2:])

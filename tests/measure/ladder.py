@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from limnet.method.features import SliceFeatures
-from limnet.method.memory import MemoryConfig
-from limnet.method.passes import PropagationOptions
+from limnet.method.memory import MemoryConfig, affinity, read_tokens, similarity
 from limnet.method.session import Session
+from limnet.method.state import Recipe
 from limnet.networks.checkpoints import LimNet, load_networks, paper
 from limnet.networks.hrnet import resize_and_convolve
 from limnet.volumes import CT_WINDOWS, Volume
@@ -51,18 +52,35 @@ class Optimisations:
         features = SliceFeatures(
             volume,
             networks.propagation_net,
-            working_size=working_size or networks.working_size,
+            working_size=working_size or None,
             max_bytes=int(self.cache_gb * 2**30),
             stored_as=getattr(torch, self.stored_as) if self.stored_as else None,
             ahead=self.ahead,
         )
-        options = PropagationOptions(
-            memory=MemoryConfig(dense_read=self.dense_read),
-            close_up=None if self.crop else False,  # None: as the network was trained
-            recorded=self.recorded,
+        trained = Recipe.of(networks)
+        recipe = replace(
+            trained,
+            memory=MemoryConfig(reader=read_dense if self.dense_read else read_tokens),
+            close_up=trained.close_up and self.crop,
+            cuda_graphs=self.recorded,
             parallel_map=self.parallel_map,
+            fuse=False,
         )
-        return Session(volume, networks, fuse=False, options=options, features=features)
+        return Session(volume, networks, recipe, features=features)
+
+
+def read_dense(
+    memory_key: Tensor,
+    shrinkage: Tensor,
+    value: Tensor,
+    query_key: Tensor,
+    selection: Tensor,
+    top_k: int,
+) -> tuple[Tensor, Tensor]:
+    """As `limnet.method.memory.read_tokens`, but as the equations are written."""
+    columns = (memory_key, shrinkage, query_key, selection)
+    weights = affinity(similarity(*(each.mT for each in columns)), top_k)
+    return weights.mT @ value, weights.sum(dim=1)
 
 
 class Step(NamedTuple):
@@ -143,7 +161,10 @@ def _rounds(setting: Setting, way: Optimisations) -> Callable[[int], list[float]
     """Seconds of the rounds of a new session on so many slices."""
     images, target = phantom_slices(replace(setting, crop=way.crop))
     networks = way.load(setting.networks, setting.device)
-    size = max(1, round(networks.working_size * min(images.shape[1:]) / setting.size))
+    size = max(
+        1,
+        round(networks.propagation_net.config.working_size * min(images.shape[1:]) / setting.size),
+    )
 
     def seconds(slices: int) -> list[float]:
         volume = Volume.from_array(images[:slices], window=CT_WINDOWS["abdomen"])

@@ -48,8 +48,8 @@ def networks() -> LimNet:
     """Fakes with a digest."""
     if PIDS in os.environ and (parent_process() or "dask" in sys.argv[0]):
         Path(os.environ[PIDS], str(os.getpid())).write_text(born(os.getpid()))
-    found = LimNet("fake", Disks(), Slow(), Prefers(0.25), 32, 48)
-    found.click_net.config = found.quality_net.config = None
+    found = LimNet("fake", Disks(), Slow(), Prefers(0.25))
+    found.quality_net.config = None
     return found
 
 

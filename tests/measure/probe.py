@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,14 @@ def click_seconds(session: Session, target: np.ndarray, clicks: int) -> list[flo
 
 def fusion_seconds(session: Session, previous: np.ndarray) -> float:
     """Fusion of masks with the same ones, moved a little to the left on every slice."""
-    fuse = from_first("fuse_packed", "limnet.method.fusion", "limnet.fusion")
+    with suppress(ImportError):
+        fuse = from_first("fuse_packed", "limnet.method.fusion", "limnet.fusion")
+        return timed_fusion(fuse, session, previous)
+    return timed_fusion(from_first("fuse", "limnet.method.fusion"), session, previous)
+
+
+def timed_fusion(fuse: Callable[..., Any], session: Session, previous: np.ndarray) -> float:
+    """Seconds of a tree's own fusion."""
     packed = from_first("PackedMasks", "limnet.volumes.masks", "limnet.packed_masks")
     current = np.roll(previous, -max(1, previous.shape[2] // 40), axis=2)
     networks = session.networks
@@ -90,10 +98,19 @@ def begin(asked: dict[str, Any], networks: Any, images: np.ndarray) -> Session:
     """A session without fusion; features of a crop keep the scale of whole slices."""
     volume = Volume.from_array(images, modality="CT", window=WINDOW)
     features = from_first("SliceFeatures", "limnet.method.features", "limnet.slice_features")
-    size = max(1, round(networks.working_size * min(images.shape[1:]) / asked["size"]))
+    size = max(1, round(working_size(networks) * min(images.shape[1:]) / asked["size"]))
     most = int(asked["cache_gb"] * 2**30)
     cached = features(volume, networks.propagation_net, working_size=size, max_bytes=most)
-    return Session(volume, networks, fuse=False, features=cached)
+    options = {"fuse": False}  # of older trees
+    with suppress(ImportError):
+        recipe = from_first("Recipe", "limnet.method.state")
+        options = {"recipe": replace(recipe.of(networks), fuse=False)}
+    return Session(volume, networks, features=cached, **options)
+
+
+def working_size(networks: Any) -> int:
+    """Pixels of the shorter side of what the propagation network sees."""
+    return networks.propagation_net.config.working_size
 
 
 def measure(asked: dict[str, Any], images: np.ndarray, target: np.ndarray) -> dict[str, Any]:
@@ -109,7 +126,7 @@ def measure(asked: dict[str, Any], images: np.ndarray, target: np.ndarray) -> di
         ],
         "fusion": [fusion_seconds(begin(asked, networks, images), target) for _ in repeats],
         "threads": torch.get_num_threads(),
-        "working_size": networks.working_size,
+        "working_size": working_size(networks),
     }
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int16
 from torch.nn.functional import interpolate
 
 from limnet.data.synthetic.abdomen import ORGANS, abdomen
-from limnet.method.close_up import CloseUp
+from limnet.method.prompts import Crop
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = ("lite", "paper")
@@ -71,7 +71,7 @@ def phantom_slices(setting: Setting) -> tuple[Images, Masks]:
             f"every slice must show the {setting.organ}, take more than {setting.size}"
         )
     if setting.crop and setting.networks == "paper":
-        rows, columns = CloseUp.around(target).pixels
+        rows, columns = Crop.from_masks(target).pixels
         images, target = images[:, rows, columns], target[:, rows, columns]
     return images, target
 

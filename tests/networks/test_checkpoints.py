@@ -156,7 +156,7 @@ def test_a_folder_of_networks_is_loaded_again(tmp_path):
         save_network(network, tmp_path / "mine" / f"{kind}_lite.safetensors", half=True)
     loaded = load_networks(tmp_path / "mine")
     assert isinstance(loaded, LimNet) and loaded.name == "mine"
-    assert (loaded.working_size, loaded.zoom_size) == (networks.working_size, networks.zoom_size)
+    assert loaded.click_net.config == networks.click_net.config
     assert loaded.propagation_net.config == networks.propagation_net.config
     assert loaded.device.type == "cpu" and loaded.to("cpu") is loaded
 
@@ -191,4 +191,5 @@ def test_paper_networks_have_the_published_sizes():
         for kind in ("click_net", "propagation_net")
     }
     assert counts == {"click_net": 30_951_363, "propagation_net": 62_185_224}
-    assert (networks.working_size, networks.zoom_size) == (480, 400)
+    assert networks.propagation_net.config.working_size == 480
+    assert networks.click_net.config.zoom_size == 400

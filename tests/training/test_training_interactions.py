@@ -5,6 +5,7 @@ import pytest
 import torch
 from fakes import fakes
 
+from limnet.method.features import SliceFeatures
 from limnet.method.fusion import CROP_SIZE
 from limnet.metrics import dice
 from limnet.networks.checkpoints import lite
@@ -90,7 +91,8 @@ def test_with_fusion_the_round_before_is_what_fusion_made_of_it(monkeypatch, fus
     target = disk_sequence(size=32).target.numpy()
     networks = replace(lite(), quality_net=Stubborn(lite().quality_net.config).eval())
     volume = Volume.from_array(target.astype(np.float32))
-    pairs_of_rounds(volume, target, replace(networks, working_size=32), rounds=3, fuse=fuse)
+    features = SliceFeatures(volume, networks.propagation_net, working_size=32)
+    pairs_of_rounds(volume, target, networks, rounds=3, fuse=fuse, features=features)
     (first, second), (third, _) = compared[0], compared[-1]
     same = ~third.differs(first if fuse else second)
     assert same.sum() >= len(same) - 2  # all but clicked slices
@@ -163,15 +165,15 @@ def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypat
 def test_rounds_on_sequences_are_played_at_their_own_size(monkeypatch):
     played = []
 
-    def remember(volume, target, networks, *, rounds):
-        played.append((volume.images.shape, int(target.sum()), networks.working_size, rounds))
+    def remember(volume, target, networks, *, rounds, features):
+        played.append((volume.images.shape, int(target.sum()), features.resizer.size, rounds))
         return numbered(0, 2)
 
     monkeypatch.setattr(interactions, "pairs_of_rounds", remember)
     full = disk_sequence()
     empty = full._replace(target=torch.zeros(6, 64, 64, dtype=torch.bool))
     pairs = pairs_of_sequences([full, empty, full], lite(), rounds=4)
-    assert played == [((6, 64, 64), int(full.target.sum()), 64, 4)] * 2
+    assert played == [((6, 64, 64), int(full.target.sum()), (64, 64), 4)] * 2
     assert len(pairs.images) == 4
 
 

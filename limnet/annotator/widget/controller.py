@@ -14,7 +14,7 @@ import numpy as np
 from limnet.annotator.annotation import Action, Annotation, SegmentedObject
 from limnet.annotator.widget.run import Cancelled, Run
 from limnet.annotator.widget.view import ViewState, along, dragged_window, stroke
-from limnet.method.filling import FeaturePrefetcher
+from limnet.method.features import FeaturePrefetcher
 from limnet.method.prompts import Click
 from limnet.volumes.masks import PackedMasks
 

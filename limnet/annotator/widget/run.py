@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
-import numpy as np
-
+from limnet.method.propagation import SliceDone, Stopped
 from limnet.method.session import Session
 from limnet.method.state import Round
 from limnet.volumes.masks import PackedMask
@@ -38,24 +38,30 @@ class Run:
             finished: when `found` is there.
         """
 
-        def progress(done: int, total: int) -> None:
-            if self._stop.is_set():
-                raise Cancelled("cancelled")
-            self.done, self.total = done, total
-            advanced()
-
-        def arrived(slice_index: int, mask: np.ndarray) -> None:
-            self.arrived[slice_index] = PackedMask.pack(mask)
-
         def work() -> None:
             try:
-                self.found = self.session.propagated(progress, arrived, self.ends.append)
+                with closing(self.session.propagate_events()) as events:
+                    for event in events:
+                        self._take(event)
+                        advanced()
+                        if self._stop.is_set():
+                            raise Cancelled("cancelled")
             except Exception as error:  # a thread has nobody else to tell
                 self.found = error
             finished()
 
         self._thread = threading.Thread(target=work, name="propagation", daemon=True)
         self._thread.start()
+
+    def _take(self, event: SliceDone | Stopped | Round) -> None:
+        match event:
+            case SliceDone():
+                self.arrived[event.index] = PackedMask.pack(event.mask)
+                self.done, self.total = event.done, event.total
+            case Stopped():
+                self.ends.append(event.index)
+            case Round():
+                self.found, self.done = event, self.total
 
     def cancel(self) -> None:
         """Stop at the next slice."""

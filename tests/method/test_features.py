@@ -1,14 +1,16 @@
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from fakes import Brighter
 from torch import nn
 from torch.nn import functional
 
-from limnet.method.close_up import CloseUp
-from limnet.method.features import Resizer, SliceFeatures, symmetric_padding
-from limnet.networks.layers import normalise
+from limnet.method.features import FeaturePrefetcher, Resizer, SliceFeatures
+from limnet.method.prompts import Crop
 from limnet.networks.propagation_net import (
     KeyFeatures,
     PropagationNet,
@@ -75,11 +77,6 @@ def test_a_gpu_encodes_slices_ahead_in_the_direction_in_which_they_are_asked_for
     assert shared._next(3) == [3]  # 2 and 1 are kept
 
 
-def test_the_network_sees_the_normalised_slice(volume):
-    expected = normalise(torch.from_numpy(volume.rgb([2])))
-    torch.testing.assert_close(features(volume)[2].frame, expected)
-
-
 def test_a_slice_is_padded_with_zeros_after_normalisation():
     volume = Volume.from_array(np.ones((1, 30, 45), np.float32), window=(0, 1))
     frame = SliceFeatures(volume, Counts(), working_size=30)[0].frame
@@ -100,17 +97,10 @@ def test_the_least_recently_used_slice_leaves_when_the_bytes_are_spent(volume):
     assert shared.network.encoded == 4
 
 
-def test_the_slice_just_asked_for_stays_however_small_the_budget(volume):
-    shared = features(volume, max_bytes=1)
-    assert shared[0] is shared[0] and shared[1] is shared[1]
-    shared[0]
-    assert shared.network.encoded == 3
-
-
 def test_a_sweep_through_too_many_slices_finds_again_what_there_was_room_for(volume):
     shared = features(volume, max_bytes=3 * features(volume)[0].num_bytes)
     for encoded in (5, 2, 2):  # slices 0, 1, 2 stay
-        shared.kept.begin_sweep()
+        shared.cache.begin_sweep()
         before = shared.network.encoded
         for index in range(5):
             shared[index]
@@ -120,7 +110,7 @@ def test_a_sweep_through_too_many_slices_finds_again_what_there_was_room_for(vol
 def test_what_two_sweeps_have_not_used_leaves(volume):
     shared = features(volume, max_bytes=2 * features(volume)[0].num_bytes)
     for used in ((0, 1), (2, 3), (2, 3)):
-        shared.kept.begin_sweep()
+        shared.cache.begin_sweep()
         for index in used:
             shared[index]
     assert 0 not in shared and 1 not in shared and 2 in shared and 3 in shared
@@ -141,14 +131,6 @@ def test_what_two_sweeps_have_not_used_leaves(volume):
 def test_the_shorter_side_has_the_working_size(slice_size, size, padding):
     frame = Resizer.fit(slice_size, 192)
     assert (frame.size, frame.padding) == (size, padding)
-
-
-@pytest.mark.parametrize("side", range(1, 34))
-def test_padding_reaches_the_next_multiple_of_16_the_smaller_half_first(side):
-    left, right, top, bottom = symmetric_padding((side, 48))
-    assert (left, right) == (0, 0)
-    assert (side + top + bottom) % 16 == 0 and top + bottom < 16
-    assert bottom - top in (0, 1)
 
 
 @pytest.mark.parametrize("size", [(30, 45), (32, 48), (17, 40)])
@@ -172,19 +154,11 @@ def test_a_mask_comes_back_within_a_pixel(size):
     assert (back <= grown).all() and (shrunk <= back).all()
 
 
-def test_slices_enter_alone_or_in_batches(generator):
-    slices = torch.rand(2, 3, 60, 90, generator=generator)
-    frame = Resizer.fit((60, 90), 32)
-    entered = frame.to_network(slices)
-    assert entered.shape == (2, 3, 32, 48)
-    torch.testing.assert_close(entered[1, 2], frame.to_network(slices[1, 2]))
-
-
 def test_a_part_of_the_slices_is_seen_at_its_own_size():
     images = np.random.default_rng(0).random((3, 40, 60), dtype=np.float32)
     volume = Volume.from_array(images, window=(0, 1))
     features = SliceFeatures(volume, Counts(), working_size=32)
-    part = CloseUp(10, 26, 20, 36)
+    part = Crop(10, 26, 20, 36)
     close = features.within(part, 32)
     assert close[1].frame.shape == (1, 3, 32, 32)
     expected = functional.interpolate(
@@ -196,16 +170,16 @@ def test_a_part_of_the_slices_is_seen_at_its_own_size():
 
 def test_a_part_without_a_size_of_its_own_is_as_large_as_it_is_on_the_whole_slice(volume):
     shared = SliceFeatures(volume, Counts(), working_size=64)  # twice the slices' 32 pixels
-    assert shared.within(CloseUp(8, 16, 8, 16))[0].frame.shape == (1, 3, 16, 16)
+    assert shared.within(Crop(8, 16, 8, 16))[0].frame.shape == (1, 3, 16, 16)
 
 
 def test_whole_slices_and_parts_share_one_budget(volume):
     one = features(volume)[0].num_bytes
     shared = features(volume, max_bytes=2 * one)
-    part = shared.within(CloseUp(0, 32, 0, 32), 32)
+    part = shared.within(Crop(0, 32, 0, 32), 32)
     for index in range(5):
         shared[index], part[index]
-    assert shared.kept is part.kept and shared.kept.num_bytes <= 2 * one
+    assert shared.cache is part.cache and shared.cache.num_bytes <= 2 * one
     assert 4 in shared and 4 in part and 0 not in shared
 
 
@@ -224,7 +198,7 @@ def test_threads_fill_and_read_the_same_features(volume):
     with ThreadPoolExecutor(4) as threads:
         seen = list(threads.map(lambda number: shared[number % 5].frame, range(400)))
     assert all(torch.equal(frame, seen[number % 5]) for number, frame in enumerate(seen))
-    assert shared.kept.num_bytes <= shared.kept.max_bytes
+    assert shared.cache.num_bytes <= shared.cache.max_bytes
 
 
 def test_a_network_of_grey_slices_sees_the_mean_of_the_colours():
@@ -236,3 +210,64 @@ def test_a_network_of_grey_slices_sees_the_mean_of_the_colours():
     ]
     assert torch.allclose(frames[0].frame, frames[1].frame, atol=1e-6)
     assert not torch.allclose(frames[2].frame, frames[1].frame, atol=1e-2)
+
+
+@pytest.fixture
+def empty():
+    images = np.zeros((6, 32, 48), dtype=np.float32)
+    return SliceFeatures(Volume.from_array(images, window=(0, 1)), Brighter())
+
+
+@pytest.fixture
+def prefetcher():
+    prefetcher = FeaturePrefetcher()
+    yield prefetcher
+    prefetcher.stop()
+
+
+def test_all_slices_are_filled_once(prefetcher, empty):
+    empty[3]
+    prefetcher.start(empty, 2)
+    prefetcher.wait(10)
+    assert all(index in empty for index in range(6)) and empty.network.encoded == 6
+
+
+def test_it_ends_when_the_budget_is_spent(prefetcher, empty):
+    empty.cache.max_bytes = 3 * empty[5].num_bytes
+    prefetcher.start(empty, 5)
+    prefetcher.wait(10)
+    assert [index in empty for index in range(6)] == [False] * 3 + [True] * 3
+
+
+def slow(features):
+    """Encoding a slice takes until it is let go; how many are under way."""
+    let_go, entered = threading.Event(), threading.Semaphore(0)
+    encode = features.network.encode_key
+
+    def encode_key(images):
+        entered.release()
+        assert let_go.wait(10)
+        return encode(images)
+
+    features.network.encode_key = encode_key
+    return let_go, entered
+
+
+def test_nothing_is_computed_while_it_is_paused(prefetcher, empty):
+    let_go, entered = slow(empty)
+    prefetcher.start(empty, 0)
+    assert entered.acquire(timeout=10)
+    threading.Timer(0.05, let_go.set).start()
+    with prefetcher.paused():
+        encoded = empty.network.encoded
+        time.sleep(0.1)
+        assert empty.network.encoded == encoded < 6
+    prefetcher.wait(10)
+    assert empty.network.encoded == 6
+
+
+def test_a_stop_ends_it_even_while_it_is_paused(prefetcher, empty):
+    prefetcher.start(empty, 0)
+    prefetcher.stop()
+    prefetcher.wait(10)
+    assert not any(thread.name == "prefetcher" for thread in threading.enumerate())

@@ -10,16 +10,16 @@ import pytest
 import torch
 from fakes import SHAPE, Disks, fakes, ramp
 
-from limnet.method.fusion import fuse_rounds
 from limnet.method.prompts import Box, Click
 from limnet.method.session import Session
+from limnet.method.state import Recipe
 from limnet.networks.click_net import ClickLogits
-from limnet.networks.propagation_net import PropagationNetConfig
 from limnet.volumes import Volume
 
 
 def new_session(previous_better=0.25, **options):
-    return Session(ramp(), fakes(previous_better), **options)
+    networks = fakes(previous_better)
+    return Session(ramp(), networks, replace(Recipe.of(networks), **options))
 
 
 def painted(session, level):
@@ -81,42 +81,6 @@ def test_an_empty_prompt_mask_is_kept_but_not_carried():
     assert closed.prompt_slice == 2 and not session.masks[4].any()
 
 
-def close_up_session(images, size=32):
-    networks = fakes()
-    networks.propagation_net.config = PropagationNetConfig(hidden_dim=1, close_up_size=size)
-    return painted(Session(Volume.from_array(images, window=(0, 1)), networks), 0.5)
-
-
-def test_a_small_object_is_propagated_in_a_close_up_of_it():
-    images = np.zeros((5, 64, 96), np.float32)
-    images[:, 20:28, 40:48] = 1
-    session = close_up_session(images)
-    session.add_click(Click(2, 24, 44))
-    seen = []
-    forward = session.networks.propagation_net.encode_key
-    session.networks.propagation_net.encode_key = lambda frames: (
-        seen.append(frames.shape[2:]),
-        forward(frames),
-    )[1]
-    masks = session.propagate().masks
-    assert set(seen) == {(32, 32)}  # the close-up is a square of the size that was asked for
-    others = [0, 1, 3, 4]
-    assert masks[others, 20:28, 40:48].mean() > 0.7  # the fake sees at a stride of 16
-    assert not masks[others][:, :, :30].any() and not masks[others][:, :, 60:].any()
-
-
-def test_an_object_that_outgrows_its_close_up_is_not_cut_off():
-    images = np.zeros((5, 64, 96), np.float32)
-    images[:3, 20:28, 40:48] = 1
-    images[3:, 20:28, :90] = 1
-    whole, close = close_up_session(images, size=0), close_up_session(images)
-    for session in (whole, close):
-        session.add_click(Click(2, 24, 44))
-        session.propagate()
-    assert close.masks[3, 20:28, :90].mean() > 0.9
-    assert np.array_equal(close.masks, whole.masks)
-
-
 def test_each_slice_keeps_the_better_of_two_rounds():
     session = new_session(previous_better=0.75)
     session.add_click(Click(2, 16, 10))
@@ -172,22 +136,10 @@ def test_clicked_slices_are_never_overwritten(previous_better, fuse):
             assert np.array_equal(session.masks[index], prompt)
 
 
-def test_a_prompt_mask_keeps_its_pixels_where_propagation_sees_fewer():
-    session = Session(ramp(), fakes(working_size=10))
-    prompt = session.add_click(Click(2, 16, 10))
-    session.propagate()
-    assert np.array_equal(session.masks[2], prompt)
-    session.add_click(Click(0, 16, 10))
-    closed = session.propagate()
-    assert np.array_equal(session.masks[2], prompt)
-    assert np.array_equal(closed.propagated[2], prompt)
-    assert 23 <= first_columns(session.masks)[4] <= 26
-
-
 def test_clicked_and_locked_slices_are_given_to_every_later_round(monkeypatch):
     seen = []
 
-    def records(network, features, slices, prompt_slice, given, options):
+    def records(network, features, slices, prompt_slice, given, recipe):
         seen.append((prompt_slice, {index: bool(mask[16, 10]) for index, mask in given.items()}))
         return iter(())
 
@@ -366,32 +318,6 @@ def test_masks_from_elsewhere_are_a_round_to_go_on_from():
         session.start_from(masks[1:])
 
 
-def test_masks_that_were_started_from_are_the_sessions_own():
-    masks, session = np.ones(SHAPE, dtype=bool), new_session()
-    session.start_from(masks)
-    masks[...] = False
-    assert session.masks.all()
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_fusion_is_that_of_whole_arrays(threshold):
-    session = new_session(previous_better=0.5, threshold=threshold)
-    session.add_click(Click(2, 16, 10))
-    previous = painted(session, 0.5).propagate()
-    session.add_click(Click(0, 16, 10))
-    closed = painted(session, 0.25).propagate()
-    both = (torch.from_numpy(np.asarray(each)) for each in (previous.masks, closed.propagated))
-    images = lambda indices: torch.from_numpy(session.volume.rgb(indices))  # noqa: E731 (one use)
-    quality_net = session.networks.quality_net
-    masks, previous_better = fuse_rounds(quality_net, images, *both, threshold=threshold)
-    others = [1, 3, 4]  # on which the user has not decided
-    assert np.array_equal(closed.masks[others], masks[others])
-    assert closed.previous_better[others].tolist() == previous_better[others].tolist()
-    assert (
-        closed.kept_previous.tolist() == [False, threshold < 0.5] + [False] + [threshold < 0.5] * 2
-    )
-
-
 def test_rounds_share_the_slices_that_fusion_kept():
     session = new_session(previous_better=0.75)
     session.add_click(Click(2, 16, 10))
@@ -439,7 +365,7 @@ print(peak_memory())
 
 
 def test_a_round_of_a_long_volume_costs_little_beside_the_volume():
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), str(tests.parent), *sys.path])
     peaks = []
     for slices in (100, 400):
@@ -469,20 +395,13 @@ def test_the_user_overrules_fusion_on_a_slice():
         session.take_other(4)
 
 
-def test_masks_arrive_slice_by_slice_before_fusion():
-    session, seen = painted(new_session(), 0.5), {}
-    session.add_click(Click(2, 16, 10))
-    closed = session.propagate(arrived=lambda index, mask: seen.update({index: mask.copy()}))
-    assert list(seen) == [3, 4, 1, 0]
-    assert all(np.array_equal(closed.propagated[index], mask) for index, mask in seen.items())
-
-
 def test_a_round_that_is_computed_changes_nothing_until_it_is_closed():
     session = painted(new_session(), 0.5)
     session.add_click(Click(2, 16, 10))
     before = session.state
-    closed = session.propagated()
-    assert session.state is before
+    *done, closed = session.propagate_events()
+    assert session.state is before and [each.index for each in done] == [2, 3, 4, 1, 0]
+    assert all(np.array_equal(closed.propagated[each.index], each.mask) for each in done)
     session.close(closed)
     assert session.rounds == (closed,)
     with pytest.raises(ValueError, match="the clicks of the open one"):
@@ -493,7 +412,7 @@ def test_the_most_doubtful_slice_has_the_largest_expected_error():
     session = painted(new_session(), 0.5)
     assert session.most_doubtful() is None
     session.add_click(Click(2, 16, 10))
-    round_ = session.propagated()
+    *_, round_ = session.propagate_events()
     errors = np.array([1, 5, 9, 2, 0], dtype=np.float32)  # slice 2 was clicked
     session.close(replace(round_, expected_errors=errors))
     assert session.most_doubtful() == 1
@@ -509,22 +428,6 @@ def test_expected_errors_are_the_probability_of_the_less_likely():
     assert closed.expected_errors[[0, 1, 3, 4]] == pytest.approx(16, rel=0.05)
 
 
-def test_undo_at_the_start_does_nothing():
-    session = new_session()
-    session.undo()
-    session.add_click(Click(2, 16, 10))
-    session.undo()
-    session.undo()
-    assert not session.masks.any() and session.clicks == ()
-
-
-def test_an_undone_click_leaves_no_trace_in_the_next_prompt():
-    session, other = new_session(), new_session()
-    session.add_click(Click(2, 5, 40))
-    session.undo()
-    assert np.array_equal(session.add_click(Click(2, 16, 10)), other.add_click(Click(2, 16, 10)))
-
-
 def test_masks_given_out_are_copies():
     session = new_session()
     session.add_click(Click(2, 16, 10))
@@ -532,30 +435,6 @@ def test_masks_given_out_are_copies():
     expected = session.masks
     session.masks[:] = True
     assert np.array_equal(session.masks, expected)
-
-
-def test_progress_counts_every_slice_once():
-    session, seen = new_session(), []
-    session.add_click(Click(2, 16, 10))
-    session.propagate(lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-
-
-@pytest.mark.parametrize("last", [1, 3, 5])
-def test_a_cancelled_propagation_leaves_the_session_as_it_was(last):
-    def stop(done, total):
-        if done == last:
-            raise KeyboardInterrupt
-
-    session = new_session()
-    session.add_click(Click(2, 16, 10))
-    before, masks = session.state, session.masks
-    with pytest.raises(KeyboardInterrupt):
-        session.propagate(stop)
-    assert session.state is before and np.array_equal(session.masks, masks)
-    undisturbed = new_session()
-    undisturbed.add_click(Click(2, 16, 10))
-    assert np.array_equal(session.propagate().masks, undisturbed.propagate().masks)
 
 
 def test_the_key_encoder_sees_each_slice_once_in_all_rounds_of_two_sessions():
@@ -566,14 +445,6 @@ def test_the_key_encoder_sees_each_slice_once_in_all_rounds_of_two_sessions():
             session.add_click(Click(slice_index, 16, 10))
             session.propagate()
     assert first.networks.propagation_net.encoded == 5
-
-
-def test_sessions_that_share_features_share_nothing_else():
-    first = new_session()
-    second = Session(first.volume, first.networks, features=first.features)
-    first.add_click(Click(2, 16, 10))
-    first.propagate()
-    assert not second.masks.any() and second.clicks == ()
 
 
 @pytest.mark.parametrize("position", [(5, 16, 10), (2, 32, 10), (2, 16, 48)])
@@ -597,11 +468,6 @@ def test_a_slice_that_does_not_exist_cannot_be_locked(slice_index):
         new_session().lock(slice_index)
 
 
-def test_a_round_without_click_is_refused():
-    with pytest.raises(RuntimeError, match="add one before propagating"):
-        new_session().propagate()
-
-
 def test_masks_are_saved_on_the_grid_of_the_file(tmp_path):
     affine = np.array([[0, 0, -5, 40], [-0.7, 0, 0, 20], [0, 0.7, 0, -30], [0, 0, 0, 1.0]])
     data = np.random.default_rng(0).random((48, 32, 5), dtype=np.float32)  # sagittal slices
@@ -619,37 +485,6 @@ def test_masks_are_saved_on_the_grid_of_the_file(tmp_path):
     assert saved.get_fdata()[tuple(np.rint(voxel[:3]).astype(int))] == 1
 
 
-def test_a_click_is_seen_at_several_sizes_where_the_networks_ask_for_it():
-    class Counts(Disks):
-        calls = 0
-
-        def forward(self, images, click_maps, previous):
-            self.calls += 1
-            return super().forward(images, click_maps, previous)
-
-    for several, calls in ((False, 2), (True, 4)):
-        net = Counts()
-        Session(ramp(), replace(fakes(), multi_scale=several, click_net=net)).add_click(
-            Click(2, 16, 40)
-        )
-        assert net.calls == calls
-
-
-def test_clicks_are_refined_where_the_networks_ask_for_it(monkeypatch):
-    asked = []
-
-    def refine_prompt(network, image, clicks, probability, *options):
-        asked.append(options)
-        return probability
-
-    monkeypatch.setattr("limnet.method.session.refine_prompt", refine_prompt)
-    for postprocess in (False, True):
-        session = Session(ramp(), replace(fakes(), postprocess=postprocess))
-        session.add_clicks([Click(2, 16, 40), Click(2, 20, 40)])
-    zoom_size = fakes().zoom_size
-    assert asked == [(zoom_size, False, False, 2), (zoom_size, False, True, 2)]
-
-
 def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to():
     class Sure(Disks):
         """Sees the left half, whatever it is shown."""
@@ -661,9 +496,25 @@ def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to(
 
     masks = {}
     for refinements in (0, 1):
-        session = Session(ramp(), replace(fakes(), refinements=refinements, click_net=Sure()))
+        networks = replace(fakes(), click_net=Sure())
+        recipe = replace(Recipe.of(networks), refinements=refinements)
+        session = Session(ramp(), networks, recipe)
         session.add_click(Click(2, 16, 40))
         session.propagate()
         masks[refinements] = session.masks
     assert np.array_equal(masks[0][2], masks[1][2])  # the clicked slice is the user's
     assert masks[1][1].any() and masks[1][1].sum() < masks[0][1].sum()
+
+
+@pytest.mark.parametrize("events", [1, 3, 5])
+def test_a_cancelled_propagation_leaves_the_session_as_it_was(events):
+    session, undisturbed = new_session(), new_session()
+    session.add_click(Click(2, 16, 10))
+    before, masks = session.state, session.masks
+    found = session.propagate_events()
+    for _ in range(events):
+        next(found)
+    found.close()
+    assert session.state is before and np.array_equal(session.masks, masks)
+    undisturbed.add_click(Click(2, 16, 10))
+    assert np.array_equal(session.propagate().masks, undisturbed.propagate().masks)

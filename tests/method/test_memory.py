@@ -1,8 +1,18 @@
+import math
+
 import pytest
 import torch
+from measure.ladder import read_dense
 from parity import answers, normal, uniform
 
-from limnet.method.memory import Memory, MemoryConfig, new_tokens
+from limnet.method.memory import (
+    Memory,
+    MemoryConfig,
+    affinity,
+    new_tokens,
+    read_tokens,
+    similarity,
+)
 
 SLICE = (2, 3)  # tokens of a slice: two rows, three columns
 
@@ -119,8 +129,43 @@ def test_limits_that_cannot_hold_are_refused():
 @pytest.mark.parametrize("top_k", [3, 30])
 def test_a_sparse_read_is_the_dense_one(generator, top_k):
     both = []
-    for dense in (False, True):
-        memory = filled(generator.manual_seed(0), 4, MemoryConfig(top_k=top_k, dense_read=dense))
+    for reader in (read_tokens, read_dense):
+        config = MemoryConfig(top_k=top_k, reader=reader)
+        memory = filled(generator.manual_seed(0), 4, config)
         query = [torch.rand(4, *SLICE, generator=generator) for _ in range(2)]
         both.append((memory.read(*query), memory.tokens.usage))
     torch.testing.assert_close(*both)
+
+
+def test_similarity_is_the_equation_written_out(generator):
+    memory_key, query_key = torch.randn(2, 8, 5, generator=generator)
+    shrinkage = torch.rand(1, 5, generator=generator)
+    selection = torch.rand(8, 5, generator=generator)
+    squares = (memory_key[:, :, None] - query_key[:, None, :]).square()
+    expected = -shrinkage.T * (selection[:, None, :] * squares).sum(0) / math.sqrt(8)
+    torch.testing.assert_close(similarity(memory_key, shrinkage, query_key, selection), expected)
+
+
+def test_each_query_attends_to_its_top_k_memory_tokens(generator):
+    weights = affinity(torch.randn(50, 7, generator=generator), top_k=30)
+    torch.testing.assert_close(weights.sum(0), torch.ones(7))
+    assert (weights > 0).sum(0).tolist() == [30] * 7
+
+
+def memory_units():
+    key = normal("mu.mk", 1, 64, 150)[0]
+    shrinkage = 1 + normal("mu.ms", 1, 1, 150)[0].square()
+    query_key = normal("mu.qk", 1, 64, 40)[0]
+    selection = normal("mu.qe", 1, 64, 40)[0].sigmoid()
+    return key, shrinkage, query_key, selection
+
+
+def test_reading_memory_is_that_of_xmem():
+    official = answers("xmem_memory_units")
+    key, shrinkage, query_key, selection = memory_units()
+    ours = similarity(key, shrinkage, query_key, selection)
+    torch.testing.assert_close(ours, official["similarity"][0], rtol=1e-5, atol=1e-4)
+    weights = affinity(ours, top_k=30)
+    torch.testing.assert_close(weights, official["affinity_top30"][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights.sum(1), official["usage"][0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(affinity(ours), official["affinity_full"][0], rtol=1e-4, atol=1e-5)

@@ -1,8 +1,59 @@
 import numpy as np
+import pytest
 import torch
 
 from limnet.method.prompts import Click
-from limnet.method.state import PromptedSlice, Round, State
+from limnet.method.state import PromptedSlice, Recipe, Round, State, UndoStack
+from limnet.networks.checkpoints import lite, paper
+
+
+def test_the_lite_networks_ask_for_the_lite_recipe():
+    assert Recipe.of(lite()) == Recipe.lite() == Recipe.of(lite(), "lite")
+    assert Recipe.of(lite(), "paper") == Recipe.paper()
+    with torch.device("meta"):
+        asked = Recipe.of(paper())
+    assert asked.zoom.target_size == 400 and not asked.close_up and not asked.refinements
+    with pytest.raises(ValueError, match="'other'"):
+        Recipe.of(lite(), "other")
+
+
+def test_a_history_goes_back_and_forth():
+    history = UndoStack(0)
+    for state in (1, 2, 3):
+        history.push(state)
+    history.undo()
+    history.undo()
+    assert history.now == 1 and history.can_undo and history.can_redo
+    history.redo()
+    assert history.now == 2
+
+
+def test_at_its_ends_nothing_happens():
+    history = UndoStack(0)
+    history.undo()
+    history.redo()
+    assert history.now == 0 and not history.can_undo and not history.can_redo
+
+
+def test_what_is_done_anew_forgets_what_was_undone():
+    history = UndoStack(0)
+    history.push(1)
+    history.undo()
+    history.push(2)
+    history.redo()
+    assert history.now == 2
+    history.undo()
+    assert history.now == 0
+
+
+def test_what_is_amended_takes_the_place_of_the_last_state():
+    history = UndoStack(0)
+    history.push(1)
+    history.amend(5)
+    assert history.now == 5
+    history.undo()
+    assert history.now == 0
+
 
 CLICK = Click(1, 2, 3)
 
@@ -20,11 +71,6 @@ def test_a_round_from_elsewhere_has_its_masks_and_no_doubt():
     assert given.clicks == () and not given.kept_previous.any() and not given.expected_errors.any()
 
 
-def test_the_mask_of_a_prompt_is_where_it_is_above_one_half():
-    probability = torch.tensor([[0.5, 0.51]])
-    assert PromptedSlice(probability).mask.tolist() == [[False, True]]
-
-
 def test_clicks_are_settled_once_they_were_propagated_from():
     state = State().with_prompt(1, prompt(0.9, clicks=(CLICK,)))
     assert state.changed and state.prompts[1].pending_clicks == (CLICK,)
@@ -39,11 +85,6 @@ def test_a_slice_without_its_prompt_was_never_edited():
     state = state.with_prompt(1, prompt(0.7)).without_prompt(1)
     assert set(state.prompts) == {2} and state.edited == (2,) and state.changed
     assert not state.without_prompt(2).changed
-
-
-def test_painted_slices_are_told_from_clicked_ones():
-    state = State().with_prompt(1, prompt(0.9)).with_prompt(2, prompt(0.8, painted=True))
-    assert state.painted == {2}
 
 
 def test_the_other_mask_of_a_slice_is_the_propagations_or_the_round_befores():
