@@ -21,8 +21,9 @@ from limnet.method.propagation import (
 )
 from limnet.method.refinement import Refiner
 from limnet.method.state import Recipe
-from limnet.networks.checkpoints import lite, load_xmem
+from limnet.networks.checkpoints import lite
 from limnet.networks.inference import fuse_batchnorm
+from limnet.networks.official import load_xmem
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceEncoding
 from limnet.volumes import Volume
 
