@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from limnet.data.downloads import Download
+from limnet.data.fetching import Download
 
 CATALOGUE_FILE = Path(__file__).with_name("catalogue.yaml")
 OPTIONAL = {"blocked", "downloads"}

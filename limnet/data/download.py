@@ -11,8 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from limnet.data import DATA_SETS, IMAGE_SETS
+from limnet.data.archives import unpack
 from limnet.data.catalogue import Entry, catalogue
-from limnet.data.downloads import Download, DownloadError, GoneError, fetch, unpack
+from limnet.data.fetching import Download, DownloadError, GoneError, fetch
 from limnet.data.synthetic.twins import is_twin
 from limnet.files import write_whole
 from limnet.networks.official import (
@@ -44,7 +45,9 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"limnet.data.download: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("\nlimnet.fetch: stopped; the same command goes on from here", file=sys.stderr)
+        print(
+            "\nlimnet.data.download: stopped; the same command goes on from here", file=sys.stderr
+        )
         return STOPPED
 
 

@@ -16,15 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from limnet.data.downloads import (
-    Download,
-    DownloadError,
-    GoneError,
-    archives,
-    fetch,
-    fetching,
-    unpack,
-)
+from limnet.data import fetching
+from limnet.data.archives import unpack
+from limnet.data.fetching import Download, DownloadError, GoneError, fetch
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
 PIECE = 1000
@@ -368,8 +362,8 @@ def test_a_disk_that_fills_up_keeps_what_was_whole(server, tmp_path):
 
 def test_two_processes_do_not_write_one_file(server, tmp_path):
     with (
-        fetching._locked(tmp_path / "file.bin.part"),
-        pytest.raises(DownloadError, match="another process is fetching"),
+        fetching._Part(tmp_path / "file.bin.part", wanted(server)).opened(),
+        pytest.raises(DownloadError, match="another process fetches"),
     ):
         fetch(wanted(server), tmp_path)
 
@@ -558,7 +552,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
 
 
 def test_too_little_room_is_said_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: SimpleNamespace(free=2999))
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: SimpleNamespace(free=2999))
     for archive in (tar(tmp_path / "a.tar"), zipped(tmp_path / "a.zip")):
         with pytest.raises(DownloadError, match="bytes free, has 2,999"):
             unpack(archive, tmp_path / "data")

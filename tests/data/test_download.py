@@ -12,7 +12,7 @@ import pytest
 
 from limnet.data import download as command
 from limnet.data.catalogue import Entry
-from limnet.data.downloads import Download, check
+from limnet.data.fetching import Download, check
 from limnet.networks.official import OFFICIAL
 
 ENTRY = Entry(

@@ -8,22 +8,13 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from limnet.data.downloads.fetching import DownloadError
+from limnet.data.fetching import DownloadError, check_room
 
-CHUNK = 1 << 20  # bytes
-ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)  # a tar ends with one
-ZIP = b"PK"  # every zip begins with it, no tar does
 UNIX_KINDS = (0, 0o100000, 0o040000)  # in a zip: not said, file, folder
 UNIX_LINK = 0o120000
 MACOSX = "__MACOSX"  # what Apple's zip adds: no data
-DAMAGES = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # a way to compress that zipfile does not know
-    OSError,
-)
+# NotImplementedError: a way to compress that zipfile does not know
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError)
 
 
 def unpack(archive: str | Path, folder: str | Path) -> tuple[Path, ...]:
@@ -58,7 +49,9 @@ def _unpack_to(archive: Path, ready: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".unpacking-{archive.name}-", dir=ready.parent))
     try:
         partial.chmod(0o755)
-        _extract(archive, partial)
+        with archive.open("rb") as file:
+            is_zip = file.read(2) == b"PK"  # every zip begins with it, no tar does
+        (_extract_zip if is_zip else _extract_tar)(archive, partial)
         shutil.rmtree(partial / MACOSX, ignore_errors=True)
         partial.rename(ready)
     except DAMAGES as error:
@@ -72,20 +65,11 @@ def _unpack_to(archive: Path, ready: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    with archive.open("rb") as file:
-        zipped = file.read(len(ZIP)) == ZIP
-    if zipped:
-        _extract_zip(archive, folder)
-    else:
-        _extract_tar(archive, folder)
-
-
 def _extract_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         kinds = {member: member.external_attr >> 16 & 0o170000 for member in file.infolist()}
         members = [member for member, kind in kinds.items() if kind != UNIX_LINK]
-        _check_room(folder, sum(member.file_size for member in members))
+        check_room(folder, sum(member.file_size for member in members))
         for member in members:
             _check_member(archive, member.filename, folder, allowed=kinds[member] in UNIX_KINDS)
             if member.flag_bits & 1:
@@ -94,30 +78,31 @@ def _extract_zip(archive: Path, folder: Path) -> None:
             file.extract(member, folder)
 
 
+class _LastBlock(tarfile.TarInfo):
+    """Keeps the last block: tarfile takes a file that ends anywhere for one that is whole."""
+
+    last = b""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        _LastBlock.last = buf
+        return super().frombuf(buf, encoding, errors)
+
+
 def _extract_tar(archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise DownloadError("unpacking a tar safely needs Python 3.11.4 or newer; update Python")
-    last = [b""]
-
-    class Header(tarfile.TarInfo):
-        """Keeps the last block: tarfile takes a file that ends anywhere for one that is whole."""
-
-        @classmethod
-        def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-            last[0] = buf
-            return super().frombuf(buf, encoding, errors)
-
-    with tarfile.open(archive, tarinfo=Header) as file:
+    with tarfile.open(archive, tarinfo=_LastBlock) as file:
         for member in file:
             if member.issym():
                 continue
             allowed = member.isreg() or member.isdir()
             _check_member(archive, member.name, folder, allowed=allowed)
-            _check_room(folder, member.size)
+            check_room(folder, member.size)
             file.extract(member, folder, filter="data")
-        if last[0] != ZERO_BLOCK:
+        if _LastBlock.last != bytes(tarfile.BLOCKSIZE):  # a tar ends with zeros
             raise tarfile.ReadError("it ends in the middle")
-        while file.fileobj.read(CHUNK):  # a gz has a checksum at its end
+        while file.fileobj.read(1 << 20):  # a gz has a checksum at its end
             pass
 
 
@@ -137,12 +122,4 @@ def _check_free(archive: Path, path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise DownloadError(
             f"{archive.name} must not overwrite {path}; move or remove what is there"
-        )
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DownloadError(
-            f"{folder.parent} must have {needed:,} bytes free, has {free:,}; make room"
         )

@@ -50,7 +50,7 @@ class GoneError(DownloadError):
     """The server has the file no longer, or not for us."""
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """The connection failed; what came is kept."""
 
 
@@ -73,70 +73,21 @@ def fetch(download: Download, folder: str | Path, *, progress: Progress | None =
     if _is_right(target, download):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f"{target.name}.part")
-    with _locked(path) as file:
-        part = _Part(path, file, download)
-        _receive_all(download, part, progress or (lambda done, total: None))
-        wrong = _wrong(download, part)
-        os.fsync(file.fileno())
-    if not wrong:
-        path.replace(target)
-    path.unlink(missing_ok=True)
-    _notes(path).unlink(missing_ok=True)
-    if wrong:
-        raise DownloadError(wrong)
+    part = _Part(target.with_name(f"{target.name}.part"), download)
+    with part.opened():
+        _receive_all(part, progress or (lambda done, total: None))
+    right = _is_right(part.path, download)
+    got = "" if right else _digest(part.path, download)
+    if right:
+        part.path.replace(target)
+    part.remove()
+    if not right:
+        raise DownloadError(
+            f"{download.url} must have {download.digest}, got {got}; it was damaged on the way or"
+            " its publisher has changed it, so nothing was kept. Fetch it again; if that does not"
+            " help, look at the publisher's page"
+        )
     return target
-
-
-class _Part:
-    """What has come so far, its hash, and what is known of the file that it is a part of."""
-
-    def __init__(self, path: Path, file: IO[bytes], download: Download):
-        self.path, self._file = path, file
-        self._algorithm = (download.digest or "sha256").partition(":")[0]
-        self.notes: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            self.notes = dict(json.loads(_notes(self.path).read_text(encoding="utf-8")))
-        known = download.digest or self.notes.get("validator")
-        if self.notes.get("url") == download.url and known:
-            self._begin()
-            while chunk := file.read(CHUNK):
-                self._count(chunk)
-        else:  # nothing says that the rest of today's file fits to it
-            self.restart()
-
-    @property
-    def digest(self) -> str:
-        return f"{self._algorithm}:{self._hash.hexdigest()}"
-
-    def append(self, chunk: bytes) -> None:
-        try:
-            self._file.write(chunk)
-            self._file.flush()
-        except OSError as error:
-            self._file.truncate(self.size)
-            what = "the disk is full" if error.errno == errno.ENOSPC else error
-            raise DownloadError(
-                f"{self.path} cannot be written: {what}; make room and fetch again, "
-                f"it goes on after {self.size:,} bytes"
-            ) from error
-        self._count(chunk)
-
-    def restart(self) -> None:
-        self._file.truncate(0)
-        self._begin()
-
-    def note(self, **notes: Any) -> None:
-        self.notes = notes
-        _notes(self.path).write_text(json.dumps(notes), encoding="utf-8")
-
-    def _begin(self) -> None:
-        self._file.seek(0)
-        self._hash, self.size = hashlib.new(self._algorithm, usedforsecurity=False), 0
-
-    def _count(self, chunk: bytes) -> None:
-        self._hash.update(chunk)
-        self.size += len(chunk)
 
 
 def check(download: Download) -> None:
@@ -147,16 +98,12 @@ def check(download: Download) -> None:
             is neither https nor http with a digest.
     """
     name, windows = download.file, PureWindowsPath(download.file)
-    if (
-        "\\" in name
-        or windows.drive
-        or any(part in ("", "/") or part.startswith(".") for part in name.split("/"))
-    ):
+    hidden = any(part in ("", "/") or part.startswith(".") for part in name.split("/"))
+    if "\\" in name or windows.drive or hidden:
         raise ValueError(f"file must be a name below its folder, got {name!r}")
     algorithm, _, digits = (download.digest or "").partition(":")
-    if download.digest is not None and not (
-        re.fullmatch(r"[0-9a-f]+", digits) and ALGORITHMS.get(algorithm) == len(digits)
-    ):
+    known = re.fullmatch(r"[0-9a-f]+", digits) and ALGORITHMS.get(algorithm) == len(digits)
+    if download.digest is not None and not known:
         raise ValueError(f"digest must be md5:... or sha256:... in hex, got {download.digest!r}")
     if not _is_safe(download.url, download.digest):
         raise ValueError(
@@ -171,117 +118,150 @@ def _is_safe(url: str, digest: str | None) -> bool:
     loopback = host == "localhost"
     with suppress(ValueError):
         loopback = loopback or ipaddress.ip_address(host).is_loopback
-    return bool(host) and (
-        address.scheme == "https" or (address.scheme == "http" and bool(digest or loopback))
-    )
+    is_http = address.scheme == "http" and bool(digest or loopback)
+    return bool(host) and (address.scheme == "https" or is_http)
 
 
 def _is_right(path: Path, download: Download) -> bool:
     """Whether a file is there and is the promised one, as far as that is known."""
-    if not path.is_file() or path.stat().st_size != (download.size or path.stat().st_size):
-        return False
-    if download.digest is None:
-        return True
-    algorithm, _, digits = download.digest.partition(":")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest() == digits
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """The file, which this process alone writes; an empty one is not left behind."""
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DownloadError(f"another process is fetching {path}; wait for it") from error
-        try:
-            yield file
-        finally:
-            if not os.fstat(file.fileno()).st_size:
-                path.unlink(missing_ok=True)
-                _notes(path).unlink(missing_ok=True)
-
-
-def _notes(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _wrong(download: Download, part: _Part) -> str | None:
-    """What the whole file lacks; None: nothing."""
-    if download.digest in (None, part.digest):
-        return None
     return (
-        f"{download.url} must have {download.digest}, got {part.digest}; it was damaged on the "
-        "way or its publisher has changed it, so nothing was kept. Fetch it again; if that does "
-        "not help, look at the publisher's page"
+        path.is_file()
+        and download.size in (None, path.stat().st_size)
+        and (download.digest is None or _digest(path, download) == download.digest)
     )
 
 
-def _receive_all(download: Download, part: _Part, progress: Progress) -> None:
+def _digest(path: Path, download: Download) -> str:
+    algorithm = (download.digest or "sha256").partition(":")[0]
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+
+class _Part:
+    """What has come so far, and notes on the file that it is a part of."""
+
+    def __init__(self, path: Path, download: Download):
+        self.path, self.download = path, download
+        self._notes = path.with_name(f"{path.name}.json")
+        self.notes: dict[str, Any] = {}
+        self._file: IO[bytes]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The file, which this process alone writes; an empty one is not left behind."""
+        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as self._file:
+            try:
+                if fcntl:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DownloadError(f"another process fetches {self.path}; wait for it") from error
+            with suppress(OSError, ValueError):
+                self.notes = dict(json.loads(self._notes.read_text(encoding="utf-8")))
+            known = self.download.digest or self.notes.get("validator")
+            self._file.seek(0, os.SEEK_END)
+            if self.notes.get("url") != self.download.url or not known:
+                self.restart()  # nothing says that the rest of today's file fits to it
+            try:
+                yield
+                os.fsync(self._file.fileno())
+            finally:
+                if not self.size:
+                    self.remove()
+
+    @property
+    def size(self) -> int:
+        return self._file.tell()
+
+    def append(self, chunk: bytes) -> None:
+        size = self.size
+        try:
+            self._file.write(chunk)
+            self._file.flush()
+        except OSError as error:
+            self._file.truncate(size)
+            what = "the disk is full" if error.errno == errno.ENOSPC else error
+            raise DownloadError(
+                f"{self.path} cannot be written: {what}; make room and fetch again, it goes on"
+                f" after {size:,} bytes"
+            ) from error
+
+    def restart(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+
+    def note(self, **notes: Any) -> None:
+        self.notes = notes
+        self._notes.write_text(json.dumps(notes), encoding="utf-8")
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._notes.unlink(missing_ok=True)
+
+
+def _receive_all(part: _Part, progress: Progress) -> None:
     """All bytes, in as many connections as it takes while some bring something."""
     failures, arrived = 0, False
     while True:
         before = part.size
         try:
-            _receive(download, part, progress)
+            _receive(part, progress)
             return
-        except _Broken as error:
+        except _BrokenError as error:
             failures = 1 if part.size != before else failures + 1
             arrived = arrived or part.size != before
             if not arrived or failures > len(PAUSES):
                 goes_on = f", it goes on after {part.size:,} bytes" if part.size else ""
                 raise DownloadError(
-                    f"{download.url} could not be fetched: {error}; check the network and fetch "
-                    f"again{goes_on}"
+                    f"{part.download.url} could not be fetched: {error}; check the network and"
+                    f" fetch again{goes_on}"
                 ) from error
             time.sleep(PAUSES[failures - 1])
 
 
-def _receive(download: Download, part: _Part, progress: Progress) -> None:
+def _receive(part: _Part, progress: Progress) -> None:
     """The bytes that are still missing, in one connection."""
     if part.size and part.size == part.notes.get("total"):
         return  # killed between the last byte and the new name
-    with _open(download, part) as response:
-        start, total = _offer(response, part)
-        if start != part.size:
-            part.restart()
-        _accept(download, part, total)
-        part.note(url=download.url, validator=_validator(response), total=total)
-        while chunk := _read(response):
-            part.append(chunk)
-            progress(part.size, total)
+    try:
+        with _open(part) as response:
+            start, total = _offer(response, part)
+            if start != part.size:
+                part.restart()
+            _accept(part, total)
+            part.note(url=part.download.url, validator=_validator(response), total=total)
+            while chunk := response.read(CHUNK):
+                part.append(chunk)
+                progress(part.size, total)
+    except URLError as error:
+        host = urlsplit(part.download.url).hostname
+        raise _BrokenError(f"no connection to {host} ({error.reason})") from error
+    except (OSError, HTTPException) as error:
+        raise _BrokenError(f"the connection broke ({error!r})") from error
     if total is not None and part.size != total:
-        raise _Broken(f"the connection ended after {part.size:,} of {total:,} bytes")
-    if download.size not in (None, part.size):
-        _refuse(download, part, part.size)
+        raise _BrokenError(f"the connection ended after {part.size:,} of {total:,} bytes")
+    _accept(part, part.size)
 
 
-def _open(download: Download, part: _Part) -> HTTPResponse:
+def _open(part: _Part) -> HTTPResponse:
+    url = part.download.url
     headers = {"User-Agent": "limnet", "Accept-Encoding": "identity"}
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
         if part.notes.get("validator"):
             headers["If-Range"] = part.notes["validator"]
-    opener = build_opener(_Redirects(download))
+    opener = build_opener(_Redirects(part.download))
     try:
-        return opener.open(Request(download.url, headers=headers), timeout=TIMEOUT)
+        return opener.open(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         if error.code == 416:  # the file has become shorter than what is here
             part.restart()
         if error.code in (416, 429) or error.code >= 500:
-            raise _Broken(f"the server says {error.code} {error.reason}") from error
+            raise _BrokenError(f"the server says {error.code} {error.reason}") from error
         kind = GoneError if error.code in GONE else DownloadError
         raise kind(
-            f"{download.url} must be there, the server says {error.code} {error.reason}; "
-            "look at the publisher's page for where it has gone"
+            f"{url} must be there, the server says {error.code} {error.reason}; look at the"
+            " publisher's page for where it has gone"
         ) from error
-    except URLError as error:
-        host = urlsplit(download.url).hostname
-        raise _Broken(f"no connection to {host} ({error.reason})") from error
-    except (OSError, HTTPException) as error:
-        raise _Broken(f"the connection failed ({error!r})") from error
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -314,7 +294,7 @@ def _offer(response: HTTPResponse, part: _Part) -> tuple[int, int | None]:
     same = start == part.size and total == part.notes.get("total")
     if not same or (noted and noted != _validator(response)):
         part.restart()  # the next try asks for all of it
-        raise _Broken("the file has changed since its first part came")
+        raise _BrokenError("the file has changed since its first part came")
     return start, total
 
 
@@ -324,31 +304,28 @@ def _validator(response: HTTPResponse) -> str | None:
     return response.headers.get("Last-Modified") if tag.startswith("W/") else tag
 
 
-def _accept(download: Download, part: _Part, total: int | None) -> None:
-    """Nothing, if the file is the promised one as far as the server says, and there is room."""
-    if total is not None and download.size not in (None, total):
-        _refuse(download, part, total)
-    if total is None and download.size is None and download.digest is None:
-        raise DownloadError(f"{download.url} must say how long it is, or nothing can be checked")
-    needed = (total or download.size or 0) - part.size
-    free = shutil.disk_usage(part.path.parent).free
+def _accept(part: _Part, total: int | None) -> None:
+    """Nothing, if the file is the promised one as far as its size says, and there is room."""
+    url, size, digest = part.download.url, part.download.size, part.download.digest
+    if total is not None and size not in (None, total):
+        part.restart()
+        raise DownloadError(
+            f"{url} must have {size:,} bytes, got {total:,}; its publisher has changed it, so"
+            " nothing was kept; look at the publisher's page"
+        )
+    if total is None and size is None and digest is None:
+        raise DownloadError(f"{url} must say how long it is, or nothing can be checked")
+    check_room(part.path.parent, (total or size or 0) - part.size)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Nothing, if so many bytes are free.
+
+    Raises:
+        DownloadError: there are fewer.
+    """
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadError(
-            f"{part.path.parent} must have {needed:,} bytes free, has {free:,}; make room and "
-            "fetch again"
+            f"{folder} must have {needed:,} bytes free, has {free:,}; make room and fetch again"
         )
-
-
-def _refuse(download: Download, part: _Part, size: int) -> None:
-    part.restart()
-    raise DownloadError(
-        f"{download.url} must have {download.size:,} bytes, got {size:,}; its publisher has "
-        "changed it, so nothing was kept; look at the publisher's page"
-    )
-
-
-def _read(response: HTTPResponse) -> bytes:
-    try:
-        return response.read(CHUNK)
-    except (OSError, HTTPException) as error:
-        raise _Broken(f"the connection broke ({error!r})") from error
