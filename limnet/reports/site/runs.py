@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nbformat
+from nbformat.v4.rwbase import rejoin_lines
+
 from limnet.reports.site.contents import NOTEBOOKS
 
 RUN_NAME = re.compile(r"\d\d_\w+")
@@ -109,7 +112,7 @@ class Run:
     def title(self) -> str:
         """The notebook's first heading, else what is known of its number or its name in words."""
         for cell in self.cells:
-            heading = re.match(r"#\s+(\S.*)", source_of(cell))
+            heading = re.match(r"#\s+(\S.*)", cell["source"])
             if heading:
                 return heading[1].strip()
         known = (item.title for item in NOTEBOOKS if item.notebook == self.number)
@@ -172,38 +175,20 @@ def read_notebook(path: Path) -> dict[str, Any]:
         ValueError: the file is not whole or of another form; the message is for the reader.
     """
     content = _read_json(path)
-    cells = content.get("cells")
-    if content.get("nbformat") != 4 or not isinstance(cells, list):
+    if content.get("nbformat") != 4:
         raise ValueError(f"of another version: nbformat must be 4, is {content.get('nbformat')}")
-    if not isinstance(content.get("metadata"), dict) or not all(map(_is_cell, cells)):
-        raise ValueError("of another version: a cell must have metadata, and outputs in a list")
-    return content
-
-
-def _is_cell(cell: object) -> bool:
-    if not isinstance(cell, dict) or not isinstance(cell.get("metadata", {}), dict):
-        return False
-    outputs = cell.get("outputs", [])
-    return isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)
-
-
-def source_of(cell: dict[str, Any], name: str = "source") -> str:
-    """A cell's text, which notebooks keep as a string or as lines."""
-    return joined(cell.get(name, ""))
-
-
-def joined(text: object) -> str:
-    """Text of a notebook; "" for what is none."""
-    if isinstance(text, list):
-        return "".join(part for part in text if isinstance(part, str))
-    return text if isinstance(text, str) else ""
+    try:
+        notebook = rejoin_lines(nbformat.from_dict(content))
+        nbformat.validate(notebook)
+    except (nbformat.ValidationError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"of another version: {str(error).splitlines()[0]}") from error
+    return notebook
 
 
 def _ran_on(cells: list[dict[str, Any]]) -> str | None:
     """What a notebook shows of its data where its results do not say it."""
     for output in (output for cell in cells for output in cell.get("outputs", [])):
-        data = output.get("data")
-        text = joined(data.get("text/markdown")) if isinstance(data, dict) else ""
+        text = output.get("data", {}).get("text/markdown", "")
         if said := re.search(r"\bran on (.+)", text):
             return said[1]
     return None

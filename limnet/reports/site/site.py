@@ -13,7 +13,7 @@ from limnet.reports.results import provenance, report_folder
 from limnet.reports.site import comparison as compare
 from limnet.reports.site.cells import Grid, grid_of_rows, moment
 from limnet.reports.site.contents import FIGURES, NOTEBOOKS, TABLES
-from limnet.reports.site.notebook_page import caption, markdown_html, notebook_blocks, png_size
+from limnet.reports.site.notebook_page import caption, markdown_html, notebook_html, png_size
 from limnet.reports.site.overview import (
     Status,
     figure_status,
@@ -25,7 +25,7 @@ from limnet.reports.site.overview import (
     run_page,
     table_status,
 )
-from limnet.reports.site.runs import Run, joined, read_runs
+from limnet.reports.site.runs import Run, read_runs
 
 HERE = Path(__file__).parent
 MARKER = ".limnet-site"  # says that a folder is a site and may be replaced
@@ -96,7 +96,11 @@ def _write_pages(reports: Path, folder: Path) -> None:
         beside = {"pictures": pictures.get(name, []), "files": files.get(name, [])}
         write("table.html", status.href, **_table_page(status), **beside)
     for run in runs:
-        about = {"run": run, "grids": _result_grids(run), "blocks": notebook_blocks(run.cells)}
+        about = {
+            "run": run,
+            "grids": _result_grids(run),
+            "body": notebook_html(run.notebook) if run.notebook else "",
+        }
         about |= {"pictures": pictures[run.name], "files": files[run.name]}
         write("notebook.html", run_page(run), **about, facts=provenance_facts(run.provenance))
     write("card.html", "model-card.html", cards=_cards(runs))
@@ -193,7 +197,7 @@ def _cards(runs: Sequence[Run]) -> list[dict[str, str]]:
     for title, path in sources:
         if path.is_file() and not path.is_symlink():
             text = path.read_text(encoding="utf-8", errors="replace")
-            cards.append({"title": title, "html": markdown_html(joined(text))})
+            cards.append({"title": title, "html": markdown_html(text)})
     return cards
 
 
