@@ -5,15 +5,17 @@ Handlers take plain numbers: canvas positions in pixels, the button, and whether
 
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from limnet.annotator.annotation import Action, Annotation, SegmentedObject
+from limnet.annotator.annotation import Annotation, SegmentedObject
+from limnet.annotator.journal import Recording
+from limnet.annotator.widget.gestures import Gesture, Number, Place, drawn_action
 from limnet.annotator.widget.run import Cancelled, Run
-from limnet.annotator.widget.view import ViewState, along, dragged_window, stroke
+from limnet.annotator.widget.view import ViewState, dragged_window, stroke
 from limnet.method.features import FeaturePrefetcher
 from limnet.method.prompts import Click
 from limnet.volumes.masks import PackedMasks
@@ -30,30 +32,9 @@ TOOLS = MappingProxyType(
     }
 )
 NEAR = 9.0  # canvas pixels from a click at which the pointer is on it
-SCRIBBLE_STEP = 12.0  # pixels of the slice between the clicks of a scribble
 ZOOM_STEP = 1.25
 RADII = (1, 60)  # of the brush, in pixels of the slice
 LEFT, MIDDLE, RIGHT = 0, 1, 2
-
-Number = float | int
-Place = tuple[Number, Number]  # (v, u) on a plane or (x, y) on the canvas
-
-
-@runtime_checkable
-class Recorder(Protocol):
-    """A `journal.Recording`, or an `Annotation`, of which nothing is kept."""
-
-    def perform(self, action: Action) -> Any: ...
-
-
-@dataclass
-class Gesture:
-    """A button that is down."""
-
-    tool: str
-    points: list[Place]  # (v, u) on the plane
-    last: Place  # (x, y) on the canvas
-    click: Click | None = None  # that is dragged
 
 
 class Controller:
@@ -62,7 +43,7 @@ class Controller:
     def __init__(
         self,
         annotation: Annotation,
-        recorder: Recorder | None = None,
+        recorder: Recording | None = None,
         *,
         canvas: tuple[int, int] = (560, 560),
         post: Callable[[Callable[[], None]], None] = lambda call: call(),
@@ -169,19 +150,14 @@ class Controller:
 
     def release(self, x: Number, y: Number) -> None:
         """The button goes up: what was drawn, boxed or dragged becomes an action."""
-        gesture, slice_index = self.gesture, self.look.slice_index
+        gesture = self.gesture
         if gesture is None:
             return
-        if gesture.tool in ("brush", "eraser", "scribble", "negative scribble"):
-            gesture.points.append(self.look.view.from_canvas(x, y))  # moves are told now and then
+        gesture.points.append(self.look.view.from_canvas(x, y))  # moves come now and then only
         if gesture.tool in ("brush", "eraser"):
-            self._act("paint", slice_index=slice_index, mask=self.painted())
-        elif gesture.tool == "move":
-            self._drop(gesture, x, y)
-        elif gesture.tool == "box":
-            self._box([gesture.points[0], self.look.view.from_canvas(x, y)])
-        elif gesture.tool.endswith("scribble"):
-            self._scribble(gesture.points, positive=gesture.tool == "scribble")
+            self._act("paint", slice_index=self.look.slice_index, mask=self.painted())
+        elif drawn := drawn_action(gesture, self.look):
+            self._act(**drawn)
         self.gesture = None
         self.changed()
 
@@ -355,42 +331,13 @@ class Controller:
     def _click(
         self, x: Number, y: Number, pixel: tuple[int, int], positive: bool, ctrl: bool
     ) -> None:
-        near = self.click_under(x, y)
+        near, look = self.click_under(x, y), self.look
         if near and ctrl:
             self._act("remove_click", click=[*astuple(near)])
         elif near:
             self.gesture = Gesture("move", [], (x, y), near)
         else:
-            self._act("click", click=[*astuple(self._click_at(pixel, positive))])
-
-    def _click_at(self, pixel: tuple[int, int], positive: bool) -> Click:
-        voxel = self.look.plane.voxel(self.look.index(), *pixel)
-        return Click(*(int(each) for each in voxel), positive)
-
-    def _drop(self, gesture: Gesture, x: Number, y: Number) -> None:
-        pixel, old = self.look.view.pixel(x, y), gesture.click
-        if pixel is not None and gesture.points:
-            new = replace(self._click_at(pixel, old.positive), slice_index=old.slice_index)
-            self._act("move_click", click=[*astuple(old)], to=[*astuple(new)])
-
-    def _box(self, corners: list[Place]) -> None:
-        last = [size - 1 for size in self.look.plane.shape]
-        corners = np.array(corners).round().clip(0, last)
-        (top, left), (bottom, right) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
-        if bottom > top and right > left:
-            box = [top, left, bottom, right]
-            self._act("box", slice_index=self.look.slice_index, box=box)
-
-    def _scribble(self, points: list[Place], *, positive: bool) -> None:
-        height, width = self.look.plane.shape
-        pixels = dict.fromkeys((round(v), round(u)) for v, u in along(points, SCRIBBLE_STEP))
-        clicks = [
-            [self.look.slice_index, row, column, positive]
-            for row, column in pixels
-            if 0 <= row < height and 0 <= column < width
-        ]
-        if clicks:
-            self._act("clicks", clicks=clicks)
+            self._act("click", click=[*look.voxel_at(*pixel), positive])
 
     def _all_masks(self, shown: SegmentedObject) -> PackedMasks:
         """For planes across the slices; kept until they change."""

@@ -5,16 +5,17 @@ from, the quality net's probability that the round before was better, and the ex
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from ipycanvas import Canvas
 from ipywidgets import Layout
 from jaxtyping import Float, Int
 
+from limnet.annotator.export import SliceProvenance
 from limnet.annotator.widget.image_cache import held, on_screen
 
-WIDTH, HEIGHT = 560, 64
+HEIGHT = 64
 BACKGROUND, NEUTRAL = "#1e2026", "#5c6069"  # its own, so that it looks the same in any theme
 ROUNDS = ("#3f76b5", "#5b98d0", "#82b9e3", "#b0d6f2", "#dff0fc")  # the last from round 5 on
 BY_USER, LOCKED, POINTED = "#f0a030", "#d5d8de", "#ffffff"
@@ -24,18 +25,6 @@ LEVELS = 5  # of probability and doubt that are told apart
 CLICKED_ROW, LOCKED_ROW = (1, 6), (8, 4)  # top, height
 BETTER_ROW, DOUBT_ROW = (12, 5), (6, 5)  # the same, from below
 AREA_TOP, AREA_BOTTOM = 14, 14
-
-
-@runtime_checkable
-class Record(Protocol):
-    """What there is to say about one slice, as `slice_provenance` says it."""
-
-    area_pixels: int
-    source: str  # "clicked", "painted" or "locked" by the user, "propagated", "empty"
-    round: int | None  # from 1 on, of the mask
-    previous_better: float | None  # None: no two rounds were compared
-    clicked: bool
-    locked: bool
 
 
 class Rectangle(NamedTuple):
@@ -51,29 +40,22 @@ class Rectangle(NamedTuple):
 class Timeline:
     """Draws the records of all slices, and a line at the one that is looked at."""
 
-    def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:
+    def __init__(self, width: int, height: int = HEIGHT) -> None:
         """An empty strip of so many pixels."""
         self.canvas = Canvas(width=width, height=height, layout=on_screen(width))
         self._still = Canvas(width=width, height=height, layout=Layout())  # all but the line
-        self._shown: tuple[Sequence[Record], Sequence[float], float] = ((), (), 0.5)
+        self._shown: tuple[Sequence[SliceProvenance], Sequence[float]] = ((), ())
         self._pointed = 0
         self.canvas.on_client_ready(self.redraw)
         self.redraw()
 
     def show(
         self,
-        records: Sequence[Record],
+        records: Sequence[SliceProvenance],
         expected_errors: Sequence[float] | Float[np.ndarray, " slices"] = (),
-        *,
-        threshold: float = 0.5,
     ) -> None:
-        """Show one record a slice.
-
-        Args:
-            expected_errors: wrong pixels of each slice; none: no slice is in doubt.
-            threshold: tau of Eq. 4, at which neither round is the better one.
-        """
-        shown = (tuple(records), tuple(float(each) for each in expected_errors), threshold)
+        """Show one record a slice, and its expected wrong pixels; none: no slice is in doubt."""
+        shown = (tuple(records), tuple(float(each) for each in expected_errors))
         if shown != self._shown:
             self._shown = shown
             self.redraw()
@@ -93,11 +75,11 @@ class Timeline:
 
     def redraw(self) -> None:
         """Send everything: the browser has nothing, as after the page was loaded again."""
-        records, expected_errors, threshold = self._shown
+        records, expected_errors = self._shown
         width, height = self.canvas.width, self.canvas.height
         shown = [Rectangle(0, 0, width, height, BACKGROUND)]
         if records:
-            shown += rectangles(records, expected_errors, width, height, threshold=threshold)
+            shown += rectangles(records, expected_errors, width, height)
         with held():
             _fill(self._still, shown)
             self._draw_line()
@@ -122,12 +104,10 @@ def columns(
 
 
 def rectangles(
-    records: Sequence[Record],
+    records: Sequence[SliceProvenance],
     expected_errors: Sequence[float],
     width: int,
     height: int,
-    *,
-    threshold: float = 0.5,
 ) -> list[Rectangle]:
     """What to fill, from the lowest on; of slices that share a column the most notable shows."""
     starts, slices = (each.tolist() for each in columns(len(records), width))
@@ -140,7 +120,7 @@ def rectangles(
         error = max(expected_errors[first:last], default=0)
         found = (
             _area(here, largest, height - AREA_TOP - AREA_BOTTOM),
-            _better(here, height, threshold),
+            _better(here, height),
             _doubt(error / worst if worst > 0 else 0.0, height),
         )
         shown += [
@@ -157,23 +137,23 @@ def rectangles(
 Band = tuple[int, int, str] | None  # top, height and colour of a column's part
 
 
-def _area(here: Sequence[Record], largest: int, room: int) -> Band:
+def _area(here: Sequence[SliceProvenance], largest: int, room: int) -> Band:
     area = max(each.area_pixels for each in here)
-    given = any(each.source in ("clicked", "painted", "locked") for each in here)
-    if not given and not area:
+    by_user = any(each.source in ("clicked", "painted", "locked") for each in here)
+    if not by_user and not area:
         return None
     latest = max((each.round or 1 for each in here if each.source == "propagated"), default=1)
+    colour = BY_USER if by_user else ROUNDS[min(latest, len(ROUNDS)) - 1]
     tall = max(round(room * area / max(largest, 1)), 2)
-    return AREA_TOP + room - tall, tall, BY_USER if given else ROUNDS[min(latest, len(ROUNDS)) - 1]
+    return AREA_TOP + room - tall, tall, colour
 
 
-def _better(here: Sequence[Record], height: int, threshold: float) -> Band:
-    away = [each.previous_better - threshold for each in here if each.previous_better is not None]
+def _better(here: Sequence[SliceProvenance], height: int) -> Band:
+    away = [each.previous_better - 0.5 for each in here if each.previous_better is not None]
     if not away:
         return None
     most, (above, tall) = max(away, key=abs), BETTER_ROW
-    end, reach = (PREVIOUS, 1 - threshold) if most > 0 else (LATEST, threshold)
-    return height - above, tall, mixed(NEUTRAL, end, abs(most) / reach if reach else 1.0)
+    return height - above, tall, mixed(NEUTRAL, PREVIOUS if most > 0 else LATEST, 2 * abs(most))
 
 
 def _doubt(part: float, height: int) -> Band:
@@ -199,7 +179,7 @@ def mixed(start: str, end: str, part: float) -> str:
     return "#" + bytes(round(a + (b - a) * part) for a, b in both).hex()
 
 
-def described(slice_index: int, record: Record, expected_error: float = 0.0) -> str:
+def described(slice_index: int, record: SliceProvenance, expected_error: float = 0.0) -> str:
     """One line that says everything about a slice."""
     came = {"propagated": f"from round {record.round}", "empty": "empty"}.get(record.source)
     better, error = record.previous_better, round(expected_error)

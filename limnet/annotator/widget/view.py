@@ -319,6 +319,10 @@ class ViewState:
         v, u = min(max(round(v), 0), height - 1), min(max(round(u), 0), width - 1)
         self.cross = [int(each) for each in plane.voxel(self.index(axis), v, u)]
 
+    def voxel_at(self, v: int, u: int) -> list[int]:
+        """(slice_index, row, column) of a pixel of the main image."""
+        return [int(each) for each in self.plane.voxel(self.index(), v, u)]
+
     def image(self, axis: int) -> np.ndarray:
         """Raw intensities of the image that a plane shows (height, width) or (height, width, 3).
 

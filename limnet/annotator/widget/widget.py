@@ -14,17 +14,16 @@ from ipyevents import Event
 
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.journal import Recording, journal_path
+from limnet.annotator.widget.actions import ActionPanel, ToolPanel
 from limnet.annotator.widget.canvas import LIGHT, Marks, Overlay, SlicePainter
 from limnet.annotator.widget.controller import Controller
 from limnet.annotator.widget.keys import keys_help, press_key
 from limnet.annotator.widget.panels import (
     COLOURS,
-    ActionPanel,
     FilePanel,
     LookPanel,
     ObjectPanel,
     SlicePanel,
-    ToolPanel,
 )
 from limnet.annotator.widget.timeline import legend
 from limnet.annotator.widget.view import View, windowed
@@ -37,7 +36,6 @@ LATER, LATEST = 0.08, 0.3  # seconds of rest, or in all, until what may wait is 
 MOVES = 20  # milliseconds between moves of mouse and wheel: what two cores can keep up with
 HINT = "Click on the object, right click off it; p carries the mask through the volume, ? helps."
 MESSAGE = "padding: 2px 8px; border-left: 4px solid {}; min-height: 20px; line-height: 20px"
-
 
 OPEN: dict[Path, "ClickWidget"] = {}  # of this kernel, by journal
 
@@ -221,15 +219,16 @@ class ClickWidget(ipywidgets.VBox):
         self._small = [SlicePainter(SMALL, SMALL) for _ in range(2)]
         slices = SlicePanel(made, SIZE)
         self._reading, self._message = ipywidgets.HTML(), ipywidgets.HTML(layout={"width": "100%"})
-        self._files = self._file_panel()
+        stem = self.journal or Path.cwd() / "volume.limnet.jsonl"
+        stem = stem.with_name(stem.name.removesuffix(".jsonl"))
+        self._files = FilePanel(made, stem, self.journal, self.begin_anew)
         beside = (ObjectPanel(made), LookPanel(made), self._files)
         actions, tools = ActionPanel(made, self._toggle_help), ToolPanel(made, SIZE + 8)
         self._panels = (actions, tools, slices, *beside)
-        # ipycanvas tells the kernel of every move, which halves what else gets through: the mouse
+        # ipycanvas sends the kernel every move, which halves what else gets through: the mouse
         # is over a pane of glass in the same place
-        here = {"grid_area": "1 / 1 / 2 / 2"}
-        self.glass = ipywidgets.Box(layout={"overflow": "hidden", **here})
-        self._main.canvas.layout.grid_area = here["grid_area"]
+        self.glass = ipywidgets.Box(layout={"overflow": "hidden", "grid_area": "1 / 1 / 2 / 2"})
+        self._main.canvas.layout.grid_area = "1 / 1 / 2 / 2"
         pane = ipywidgets.GridBox(
             [self._main.canvas, self.glass],
             layout={"width": f"{SIZE}px", "max_width": "100%", "grid_template_columns": "100%"},
@@ -249,11 +248,6 @@ class ClickWidget(ipywidgets.VBox):
         self._help = ipywidgets.HTML(keys_help(), layout={"display": "none", **right})
         body = ipywidgets.HBox([left, self._beside, self._help], layout={"flex_flow": "row wrap"})
         return [actions.box, self._message, body]
-
-    def _file_panel(self) -> FilePanel:
-        stem = self.journal or Path.cwd() / "volume.limnet.jsonl"
-        stem = stem.with_name(stem.name.removesuffix(".jsonl"))
-        return FilePanel(self.controller, stem, self.journal, self.begin_anew)
 
     def _listen(self, with_keys: list[ipywidgets.Widget]) -> None:
         """To mouse and keys; ipycanvas alone cannot tell the buttons apart."""

@@ -54,23 +54,11 @@ def test_every_pixel_of_an_image_is_seen_where_it_is(browser, painter):
     assert colours(browser, painter).tolist() == slowly
 
 
-def test_an_image_of_colours_is_not_changed_on_its_way(browser, painter):
-    image = np.zeros((6, 8, 3), dtype=np.uint8)
-    image[2, 3], image[2, 4] = (255, 3, 7), (7, 3, 255)
-    show(painter, image=image)
-    assert colours(browser, painter)[2, 3:5].tolist() == ["#ff0307", "#0703ff"]
-
-
 def test_an_image_is_sent_once_and_then_drawn_from_the_browsers_own(browser, painter):
     for key, view in [(1, VIEW), (2, VIEW), (1, VIEW), (1, VIEW.zoomed(2, 0, 0)), (2, VIEW)]:
         show(painter, key=key, image=GREY + np.uint8(key), view=view)
         assert browser.colour(painter.canvas, 40, 30) == {1: "#656565", 2: "#666666"}[key]
     assert browser.names.count("putImageData") == 2
-
-
-def test_around_the_image_it_is_black(browser, painter):
-    show(painter, view=View((6, 8), (1.0, 1.0), (120, 60)))
-    assert browser.colour(painter.canvas, 5, 30) == "#000000"
 
 
 def test_nothing_is_sent_if_nothing_changed(browser, painter):
@@ -114,27 +102,12 @@ def test_a_contour_runs_between_the_pixels(browser, painter):
     assert {browser.colour(painter.canvas, *place) for place in beside} == {"#646464"}
 
 
-def test_a_contour_is_equally_thick_however_large_the_pixels_are(browser, painter):
-    corner = Overlay(mask((0, 1), (0, 1)), RED)
-    show(painter, corner, style="contour", view=VIEW.zoomed(4, 0, 0))
-    row = [browser.colour(painter.canvas, x, 20) for x in range(80)]
-    assert [x for x in range(80) if row[x] == RED] == [0, 39, 40]  # and one outside
-
-
 def test_a_locked_mask_is_striped_and_lets_nothing_through(browser, painter):
     everything = mask((0, 6), (0, 8))
     overlays = Overlay(everything, RED, locked=True), Overlay(everything, BLUE)
     show(painter, *overlays, opacity=1.0, style="fill")
     slowly = [[RED if (v + u) % 6 < 3 else "#646464" for u in range(8)] for v in range(6)]
     assert colours(browser, painter).tolist() == slowly
-
-
-def test_a_locked_contour_has_a_white_line_in_it(browser, painter):
-    square, view = mask((1, 4), (1, 5)), VIEW.panned(0.5, 0.5)  # its line is one pixel thick
-    for locked, expected in [(True, {RED, "#ffffff"}), (False, {RED})]:
-        show(painter, Overlay(square, RED, locked), view=view, style="contour")
-        across = {browser.colour(painter.canvas, x, 25) for x in range(5, 15)}
-        assert across - {"#646464"} == expected
 
 
 def test_clicks_and_crosshair_lie_over_all(browser, painter):
@@ -167,11 +140,6 @@ def test_a_page_loaded_again_gets_everything_anew(browser, painter):
     assert browser.names.count("putImageData") == 2  # once for each page
 
 
-def test_before_anything_is_shown_a_page_can_be_loaded(browser, painter):
-    browser.load_again(painter.canvas)
-    assert browser.messages == 0
-
-
 def test_memory_given_back_is_filled_again_when_it_is_needed(browser, painter):
     red = Overlay(mask((1, 4), (1, 5)), RED)
     show(painter, red)
@@ -192,27 +160,6 @@ def test_the_cache_forgets_the_image_not_used_for_longest(browser):
     assert browser.names.count("putImageData") == 4
 
 
-def test_an_image_larger_than_the_cache_is_kept_until_the_next_one(browser):
-    slices, made = ImageCache(cache_bytes=1), []
-    for key in "aabba":
-        with held():
-            slices.canvas(key, lambda key=key: (made.append(key), GREY)[1])
-    assert made == ["a", "b", "a"]
-
-
-def test_what_is_held_is_one_message_also_within_others(browser):
-    first, second = Canvas(width=4, height=4), Canvas(width=4, height=4)
-    with held():
-        first.fill_rect(0, 0, 4, 4)
-        with held():
-            second.fill_rect(0, 0, 4, 4)
-        assert browser.messages == 0
-        first.fill_rect(1, 1, 2, 2)
-    assert browser.messages == 1
-    drawn = [name for name in browser.names if name != "set"]
-    assert drawn == ["switchCanvas", "fillRect"] * 3
-
-
 def test_holding_survives_an_exception(browser):
     canvas = Canvas(width=4, height=4)
     with pytest.raises(ZeroDivisionError), held(), held():
@@ -222,12 +169,3 @@ def test_holding_survives_an_exception(browser):
     with held():
         canvas.fill_rect(0, 0, 4, 4)
     assert browser.messages == 2
-
-
-def test_a_page_loaded_again_is_told_anew_which_canvas_is_drawn_on(browser):
-    canvas = Canvas(width=4, height=4)
-    for _ in range(2):
-        browser.load_again()
-        with held():  # else the browser fails: a command without a canvas
-            canvas.fill_rect(0, 0, 4, 4)
-        assert browser.pixels(canvas)[1, 1].tolist() == [0, 0, 0, 255]

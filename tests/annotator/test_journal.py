@@ -4,18 +4,22 @@ import fcntl
 import json
 import multiprocessing
 import os
-import resource
 import threading
 import time
-import tracemalloc
+import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
 import pytest
 import torch
 from fakes import fakes, ramp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.journal import Journal, Recording, journal_path, read_journal, replay
@@ -162,23 +166,6 @@ def test_masks_of_a_volume_are_written_as_ever_and_read_packed(slices):
         assert np.array_equal(values["masks"], masks)
 
 
-@pytest.mark.parametrize("change", [-1, 1, 1000])
-def test_masks_of_a_volume_with_too_few_or_too_many_bytes_are_damage(change, path):
-    data = bytes(3 + change)  # three for 2 x 3 x 4 pixels
-    bits = base64.b64encode(zlib.compress(data)).decode()
-    with open_journal(path) as journal:
-        journal.append(UNDO | {"masks": {"bits": bits, "shape": [2, 3, 4]}})
-    _, actions, damage = read_journal(path)
-    assert actions == () and damage.startswith("line 2")
-
-
-def test_masks_larger_than_one_read_come_back():
-    shape = [40, 300, 300]
-    masks = np.random.default_rng(0).random(shape) < 0.5  # which cannot be compressed
-    line, _ = seal({"n": 1, "action": "start_from", "masks": masks}, 0, shape)
-    assert np.array_equal(open_line(line, 0, shape)[0]["masks"], masks)
-
-
 def test_a_journal_begun_with_a_digest_of_all_voxels_is_continued(path, monkeypatch):
     written(path, UNDO)
     monkeypatch.setattr("limnet.volumes.volume.LARGE", 10)
@@ -187,11 +174,6 @@ def test_a_journal_begun_with_a_digest_of_all_voxels_is_continued(path, monkeypa
         assert journal.actions == (UNDO,)
     with pytest.raises(ValueError, match="image_sha256 is"):
         open_journal(path, first=1)
-
-
-def test_numbers_of_numpy_become_plain_ones(path):
-    written(path, {"action": "lock", "slice_index": np.int64(1), "to": np.float32(0.5)})
-    assert read_journal(path)[1] == ({"action": "lock", "slice_index": 1, "to": 0.5},)
 
 
 def test_the_header_says_what_the_actions_depend_on(path):
@@ -210,12 +192,6 @@ def test_the_header_says_what_the_actions_depend_on(path):
         "threads": torch.get_num_threads(),
     }
     assert (actions, damage) == ((), None)
-
-
-def test_every_line_is_json_with_its_number_and_its_time(path):
-    lines = [json.loads(line) for line in written(path, UNDO, PAINT).splitlines()]
-    assert [line.get("n") for line in lines] == [None, 1, 2]
-    assert all(line["utc"].endswith("+00:00") and len(line["crc"]) == 8 for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -242,15 +218,6 @@ def test_what_could_not_be_read_again_is_not_written(value, path):
         assert path.read_bytes() == before
         journal.append(PAINT)
     assert_same(read_journal(path)[1], [UNDO, PAINT])
-
-
-def test_a_journal_is_continued(path):
-    for action in (RENAME, PAINT, UNDO):
-        with open_journal(path) as journal:
-            journal.append(action)
-    assert_same(read_journal(path)[1], [RENAME, PAINT, UNDO])
-    assert len(path.read_bytes().splitlines()) == 4
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_an_action_is_on_the_disk_when_append_returns(path, monkeypatch):
@@ -300,31 +267,6 @@ def test_any_flipped_bit_is_seen_and_nothing_is_thrown_away(path, monkeypatch):
         _, actions, damage = read_journal(path)
         assert_same(actions, [RENAME, PAINT, UNDO][:kept])
         assert damage == f"line {kept + 2} of {path.name} is damaged or cut off"
-
-
-@pytest.mark.parametrize("order", [(0, 2, 3), (0, 1, 3), (0, 2, 1, 3), (0, 1, 1, 2, 3)], ids=str)
-def test_lines_removed_moved_or_doubled_are_seen(order, path):
-    lines = written(path, UNDO, UNDO, RENAME).splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[index] for index in order))
-    with open_journal(path) as journal:
-        kept = next(place for place, index in enumerate(order) if place != index) - 1
-        assert_same(journal.actions, [UNDO, UNDO, RENAME][:kept])
-    aside = path.with_name(f"{path.name}.damaged-1").read_bytes()
-    assert path.read_bytes() + aside == b"".join(lines[index] for index in order)
-
-
-def test_what_was_set_aside_is_never_overwritten(path):
-    written(path, UNDO)
-    for number in (1, 2, 3):
-        with path.open("ab") as file:
-            file.write(b"rubbish %d" % number)
-        with open_journal(path) as journal:
-            assert journal.notices == [
-                f"line 3 of {path.name} is damaged or cut off: the 1 actions before it are kept,"
-                f" the 9 bytes from there on were set aside in {path.name}.damaged-{number}"
-            ]
-    asides = [path.with_name(f"{path.name}.damaged-{number}") for number in (1, 2, 3)]
-    assert [aside.read_bytes() for aside in asides] == [b"rubbish 1", b"rubbish 2", b"rubbish 3"]
 
 
 def test_damage_that_cannot_be_set_aside_stays_in_the_journal(path, monkeypatch):
@@ -424,11 +366,6 @@ def test_what_is_no_file_cannot_be_a_journal(make, path):
         open_journal(path)
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(RuntimeError, match=r"No such file or directory.*choose another folder"):
-        open_journal(tmp_path / "none" / "journal")
-
-
 def forged(path, **values):
     """A journal of one paint action with other values, its checksums right."""
     header, paint = (json.loads(line) for line in written(path, PAINT).splitlines())
@@ -473,19 +410,6 @@ def test_an_array_that_is_not_what_it_says_is_damage(mask, path):
     )
 
 
-def test_a_decompression_bomb_takes_no_memory(path):
-    forged(path, mask=packed(b"\0" * 10**7, [3, 4]))
-    tracemalloc.start()
-    read_journal(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 10**6
-
-
-def test_a_good_forgery_is_read(path):
-    assert_same(read_journal(forged(path, mask=packed(b"\x84\x20", [3, 4])))[1], [PAINT])
-
-
 @pytest.mark.parametrize("values", [{"n": 2}, {"n": None}, {"action": None}, {"action": ["undo"]}])
 def test_a_line_that_is_no_action_is_damage(values, path):
     _, actions, damage = read_journal(forged(path, **values))
@@ -502,16 +426,6 @@ def test_a_line_that_is_no_json_is_damage(body, path):
     path.write_bytes(header + body + b',"crc":"%08x"}\n' % checksum)
     _, actions, damage = read_journal(path)
     assert actions == () and damage
-
-
-def test_a_second_opener_in_this_process_is_told(path):
-    with open_journal(path) as journal:
-        with pytest.raises(RuntimeError, match=rf"open in process {os.getpid()} on .* close the"):
-            open_journal(path)
-        journal.append(UNDO)
-        assert read_journal(path)[1] == (UNDO,)  # looking is allowed
-    with open_journal(path) as journal:
-        assert journal.actions == (UNDO,)
 
 
 def hold(path, connection):
@@ -563,14 +477,6 @@ def test_a_journal_changed_from_outside_is_not_written_to(harm, path):
         assert (path.exists() and path.read_bytes()) == before
 
 
-def test_a_closed_journal_is_not_written_to(path):
-    journal = open_journal(path)
-    journal.close()
-    journal.close()
-    with pytest.raises(RuntimeError, match=r"must be open here .* but it was closed"):
-        journal.append(UNDO)
-
-
 def numbered(number):
     bits = number >> np.arange(12) & 1
     return {"action": "paint", "slice_index": number % 2, "mask": bits.astype(bool).reshape(3, 4)}
@@ -605,35 +511,6 @@ def test_no_acknowledged_action_is_lost_in_20_kills(path, server):
         assert_same(actions, map(numbered, range(len(actions))))
     assert len(actions) >= 20
     assert len(list(path.parent.glob("*.damaged-*"))) <= damaged
-
-
-def write_on_a_small_disk(path, room, connection):
-    """Files may grow by so many bytes only, then the disk has room again."""
-    with open_journal(path) as journal:
-        journal.append(RENAME)
-        size, unlimited = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, resource.RLIM_INFINITY))
-        try:
-            journal.append(PAINT)
-        except RuntimeError as error:
-            connection.send((str(error), path.stat().st_size - size))
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-        journal.append(UNDO)
-    connection.send("closed")
-
-
-@pytest.mark.parametrize("room", [0, 1, 100])
-def test_a_full_disk_leaves_the_actions_before_and_later_ones_follow(room, path, server):
-    ours, theirs = server.Pipe()
-    process = server.Process(target=write_on_a_small_disk, args=(path, room, theirs))
-    process.start()
-    theirs.close()
-    message, growth = ours.recv()
-    assert "File too large" in message and "make room on the disk" in message
-    assert growth == 0
-    assert ours.recv() == "closed"
-    process.join()
-    assert read_journal(path)[1:] == ((RENAME, UNDO), None)
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
@@ -679,13 +556,6 @@ def test_an_action_is_written_before_it_is_done(path):
     assert on_disk == [(UNDO,), (UNDO, RENAME)]
 
 
-def test_an_action_that_cannot_be_written_is_not_done(path):
-    recording = record(path)
-    with pytest.raises(RuntimeError, match="must be open"):
-        recording.perform(UNDO)
-    assert recording.annotation.done == []
-
-
 def test_actions_of_two_threads_are_written_in_the_order_in_which_they_are_done(path):
     recording, on_disk = Recording(Notes(volume(), weights()), path), []
     other = threading.Thread(target=recording.perform, args=(RENAME,))
@@ -703,12 +573,6 @@ def test_actions_of_two_threads_are_written_in_the_order_in_which_they_are_done(
     assert on_disk == [(UNDO,), (UNDO, RENAME)]
 
 
-def test_the_answer_is_that_of_the_annotation(path):
-    recording = Recording(Notes(volume(), weights()), path)
-    assert recording.perform(UNDO) is True
-    recording.close()
-
-
 def test_opening_does_again_what_was_done_and_says_how_far_it_is(path):
     first, steps = record(path, CLICK, RENAME, CLICKS), []
     again = Recording(Notes(volume(), weights()), path, lambda *step: steps.append(step))
@@ -719,19 +583,6 @@ def test_opening_does_again_what_was_done_and_says_how_far_it_is(path):
     assert again.annotation.prompts == first.annotation.prompts
     assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert again.notices == [] and again.journal.actions == ()
-
-
-def test_a_click_moved_to_another_slice_is_seen_on_both(path):
-    record(
-        path,
-        {
-            "action": "move_click",
-            "object": "liver",
-            "click": [0, 1, 2, True],
-            "to": [1, 1, 2, True],
-        },
-    )
-    assert [action.get("slice_index") for action in read_journal(path)[1]] == [None, 0, 1]
 
 
 def test_prompt_masks_that_come_out_otherwise_are_told(path):
@@ -778,18 +629,6 @@ def test_a_full_disk_after_the_click_does_not_undo_the_click(path, monkeypatch):
     assert read_journal(path)[1] == (CLICK,)
 
 
-def test_an_opening_that_is_cancelled_closes_the_journal(path):
-    def cancel(done, total):
-        raise KeyboardInterrupt
-
-    record(path, UNDO)
-    with pytest.raises(KeyboardInterrupt) as cancelled:
-        Recording(Notes(volume(), weights()), path, cancel)
-    assert cancelled.traceback  # nobody else lets go of the file
-    record(path, UNDO)
-    assert read_journal(path)[1] == (UNDO, UNDO)
-
-
 @pytest.fixture
 def replays(monkeypatch):
     """`replay` makes notes; every run is noted with its threads and whether it is deterministic."""
@@ -823,13 +662,6 @@ def test_a_replay_computes_again_as_it_was_then(path, replays):
     assert replays == [(3, True), (3, True)]
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_a_replay_can_take_everything_as_it_was_seen(path, replays):
-    record(path, CLICK, PROPAGATE)
-    replayed = replay(path, volume(), weights(), recompute=False)
-    assert_same(replayed.done, [CLICK, seen(0, (1, 2)), PROPAGATE])
-    assert set(replays) == {(torch.get_num_threads(), False)}
 
 
 def test_a_replay_changes_no_file_and_warns_of_what_it_skips(path, replays):
@@ -874,36 +706,45 @@ def test_an_image_outside_the_folder_is_refused(name, path, monkeypatch):
         replay(path)
 
 
-def scene(recording):
-    """Clicks, strokes, rounds, undo and redo on two objects."""
-    for name, colour in (("liver", "#e6194b"), ("aorta", "#3cb44b")):
-        recording.perform({"action": "add_object", "object": name, "colour": colour})
-    for name, slice_index in (("liver", 2), ("aorta", 1), ("liver", 4)):
-        click = {"action": "click", "object": name, "click": [slice_index, 16, 10, True]}
-        recording.perform(click)
-        recording.perform({"action": "propagate", "object": name})
-    stroke = np.zeros((32, 48), dtype=bool)
-    stroke[3:9, 20:30] = True
-    recording.perform({"action": "paint", "object": "aorta", "slice_index": 0, "mask": stroke})
-    recording.perform({"action": "lock", "object": "liver", "slice_index": 3})
-    for name in ("undo", "undo", "redo"):
-        recording.perform({"action": name})
-    return recording.annotation
+LOCK = {"action": "lock", "object": "liver"}
+STROKE = {"action": "paint", "object": "aorta", "mask": np.eye(32, 48, dtype=bool)}
+OBJECTS = st.sampled_from(["liver", "aorta"])
+PLACES = st.tuples(st.integers(0, 4), st.integers(0, 31), st.integers(0, 47), st.booleans()).map(
+    list
+)
+DEEDS = st.one_of(
+    st.builds(lambda name, at: {"action": "click", "object": name, "click": at}, OBJECTS, PLACES),
+    st.builds(lambda name: {"action": "propagate", "object": name}, OBJECTS),
+    st.builds(lambda at: {**LOCK, "slice_index": at[0]}, PLACES),
+    st.builds(lambda at: {**STROKE, "slice_index": at[0]}, PLACES),
+    st.sampled_from([UNDO, {"action": "redo"}]),
+)
 
 
-@pytest.mark.parametrize("recompute", [True, False])
-def test_an_annotation_comes_back_to_the_voxel(recompute, path):
-    recording = Recording(Annotation(ramp(), weights()), path)
-    labels = scene(recording).labels()
-    recording.close()
-    assert len(np.unique(labels)) == 3
-    again = Recording(Annotation(ramp(), weights()), path)
-    again.close()
-    assert again.notices == []
-    replayed = replay(path, ramp(), weights(), recompute=recompute)
-    for annotation in (again.annotation, replayed):
-        assert np.array_equal(annotation.labels(), labels)
-        annotation.perform({"action": "redo"})
-        recording.annotation.perform({"action": "redo"})
-        assert np.array_equal(annotation.labels(), recording.annotation.labels())
-        recording.annotation.perform({"action": "undo"})
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(DEEDS, max_size=8), st.booleans())
+def test_whatever_was_done_comes_back_to_the_voxel_and_can_be_undone(deeds, recompute):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "ct.limnet.jsonl"
+        recording = Recording(Annotation(ramp(), weights()), path)
+        for name, colour in (("liver", "#e6194b"), ("aorta", "#3cb44b")):
+            recording.perform({"action": "add_object", "object": name, "colour": colour})
+        for deed in deeds:
+            with suppress(ValueError, RuntimeError):  # nothing to propagate, a locked slice
+                recording.perform(deed)
+        recording.close()
+        again = Recording(Annotation(ramp(), weights()), path)
+        again.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deeds that could not be done
+            replayed = replay(path, ramp(), weights(), recompute=recompute)
+    states = [each.labels() for each in (recording.annotation, again.annotation, replayed)]
+    assert np.array_equal(states[0], states[1]) and np.array_equal(states[0], states[2])
+    while replayed.perform(UNDO):
+        pass
+    assert replayed.objects == ()
+    while recording.annotation.perform({"action": "redo"}):  # what the last deeds had undone
+        pass
+    while replayed.perform({"action": "redo"}):
+        pass
+    assert np.array_equal(replayed.labels(), recording.annotation.labels())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import SHAPE, fakes, ramp
 
-from limnet.annotator.annotation import ACTIONS, Annotation
+from limnet.annotator.annotation import Annotation
 
 LIVER = {"action": "add_object", "object": "liver", "colour": "#e6194b"}
 AORTA = {"action": "add_object", "object": "aorta", "colour": "#3cb44b"}
@@ -79,23 +79,6 @@ def test_every_action_can_be_undone_and_done_again():
         assert annotation.can_redo and annotation.perform({"action": "redo"})
     assert seen(annotation) == last and not annotation.can_redo
     assert not annotation.perform({"action": "redo"})
-
-
-def test_every_action_is_tried_here():
-    tried = {action["action"] for action in (LIVER, *ACTS)} | {"undo", "redo", "seen"}
-    assert tried == set(ACTIONS)
-
-
-def test_the_same_actions_lead_to_the_same_masks():
-    first, second = annotated(*ACTS), annotated(*ACTS)
-    assert seen(first) == seen(second)
-
-
-def test_undoing_everything_leaves_nothing():
-    annotation = annotated(*ACTS)
-    while annotation.can_undo:
-        annotation.perform({"action": "undo"})
-    assert annotation.objects == () and not annotation.perform({"action": "undo"})
 
 
 def test_a_round_that_is_given_is_not_computed():

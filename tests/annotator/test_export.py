@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import zipfile
+from dataclasses import astuple
 from pathlib import Path
 
 import nibabel
@@ -10,20 +11,22 @@ import pydicom
 import pytest
 import SimpleITK
 from dicom_series import OBLIQUE, write_series
+from fakes import SHAPE as RAMP
 from fakes import fakes, ramp
 from nibabel.affines import apply_affine
 
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.export import (
     mask_file_names,
-    objects_of,
     provenance,
     save_bundle,
     save_dicom_segmentation,
     save_label_map,
     save_object_masks,
-    save_provenance,
+    slice_provenance,
 )
+from limnet.method.prompts import Click
+from limnet.method.session import Session
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
 
@@ -110,11 +113,6 @@ def test_the_first_object_wins_in_the_label_map_and_no_one_in_masks_of_their_own
     assert [volume.read_labels(path).sum() for path in paths] == [2, 2]
 
 
-def test_without_objects_the_label_map_is_empty(tmp_path):
-    save_label_map(oblique(), [], tmp_path / "labels.nii")
-    assert not oblique().read_labels(tmp_path / "labels.nii").any()
-
-
 def test_file_names_are_safe_and_different():
     names = ["Leber/rechts", "../x", "", "...", "x", "X", "x_2", "Milz (3. Ordnung)", "a-b", "肝"]
     assert mask_file_names(names) == [
@@ -131,14 +129,6 @@ def test_file_names_are_safe_and_different():
     ]
     composed, decomposed = mask_file_names(["Läsion", "La\u0308sion"])
     assert (composed, decomposed) == ("Läsion.nii.gz", "Läsion_2.nii.gz")
-
-
-def test_objects_of_any_name_are_saved_in_their_folder(tmp_path):
-    names = ["../x", "", "肝" * 300, "C:\\nul", "\0\n", "." * 9, "a" * 300, "a" * 301]
-    objects = [(name, "#ffffff", LIVER[2]) for name in names]
-    paths = save_object_masks(oblique(), objects, tmp_path / "masks")
-    assert sorted(paths) == sorted((tmp_path / "masks").iterdir()) and len(set(paths)) == 8
-    assert [*tmp_path.iterdir()] == [tmp_path / "masks"]
 
 
 @pytest.mark.parametrize("wrong", [LIVER[2].astype(np.uint8), LIVER[2][1:]])
@@ -244,14 +234,6 @@ def test_provenance_has_every_click_with_its_round_and_every_slice_with_somethin
     assert (spleen["voxels"], spleen["slices"]) == (0, [])
 
 
-def test_provenance_is_saved_as_json_that_people_can_read(tmp_path):
-    annotation = painted(oblique())
-    annotation.perform({"action": "rename_object", "object": "liver", "to": "Léber"})
-    save_provenance(annotation, tmp_path / "provenance.json")
-    text = (tmp_path / "provenance.json").read_text(encoding="utf-8")
-    assert "Léber" in text and json.loads(text)["objects"][0]["voxels"] == 3
-
-
 def test_a_bundle_of_a_dicom_series_has_all(tmp_path):
     series = write_series(tmp_path / "series", orientation=OBLIQUE)
     annotation, journal = painted(Volume.read(series)), tmp_path / "Müller.jsonl"
@@ -284,13 +266,6 @@ def test_a_bundle_of_a_dicom_series_has_all(tmp_path):
     assert [each.SegmentLabel for each in segmentation.SegmentSequence] == ["liver", "Milz/1"]
 
 
-def test_a_bundle_of_another_image_has_no_dicom_and_perhaps_no_journal(tmp_path):
-    assert save_bundle(painted(oblique()), tmp_path / "all.zip") == {}
-    with zipfile.ZipFile(tmp_path / "all.zip") as bundle:
-        masks = ["masks/Milz_1.nii.gz", "masks/liver.nii.gz"]
-        assert bundle.namelist() == ["label_map.nii.gz", *masks, "provenance.json"]
-
-
 def test_a_bundle_says_why_it_has_no_segmentation(tmp_path):
     volume = Volume.read(write_series(tmp_path / "series", without=["StudyInstanceUID"]))
     left_out = save_bundle(painted(volume), tmp_path / "all.zip")
@@ -315,14 +290,64 @@ def test_a_bundle_is_there_as_a_whole_or_as_it_was(owner, name, tmp_path, monkey
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_bundle_needs_a_zip_in_a_folder_that_exists(tmp_path):
-    for path in (tmp_path / "image.nii.gz", tmp_path / "none" / "all.zip"):
-        with pytest.raises(ValueError, match=r"must end in .zip"):
-            save_bundle(painted(oblique()), path)
+def new_session(compare=None):
+    return Session(ramp(), fakes(), compare=compare)
 
 
-def test_objects_of_an_annotation_are_its_masks_in_its_order():
-    annotation = painted(oblique())
-    [(name, colour, masks), (second, _, _)] = objects_of(annotation)
-    assert (name, colour, second) == ("liver", "#e6194b", "Milz/1")
-    assert np.array_equal(masks, annotation.session("liver").masks)
+def sources(session):
+    return [each.source for each in slice_provenance(session)]
+
+
+def rounds(session):
+    return [each.round for each in slice_provenance(session)]
+
+
+def test_before_the_first_click_every_slice_is_empty():
+    [first, *_] = records = slice_provenance(new_session())
+    assert len(records) == 5 and set(records) == {first}
+    assert astuple(first) == (0, "empty", None, None, False, False)
+
+
+def test_a_slice_is_clicked_painted_or_propagated():
+    session = new_session()
+    session.add_click(Click(2, 16, 10))
+    session.paint(4, np.eye(32, 48, dtype=bool))
+    assert sources(session) == ["empty", "empty", "clicked", "empty", "painted"]
+    session.propagate()
+    assert sources(session) == ["propagated", "propagated", "clicked", "propagated", "painted"]
+    assert rounds(session) == [1, 1, None, 1, None]
+    records = slice_provenance(session)
+    assert [each.clicked for each in records] == [False, False, True, False, False]
+    assert [each.area_pixels for each in records] == session.masks.sum(axis=(1, 2)).tolist()
+    assert {each.previous_better for each in records} == {None}  # nothing to compare with
+
+
+def test_a_lock_is_the_source_only_where_there_is_no_click():
+    session = new_session()
+    session.add_click(Click(2, 16, 10))
+    session.propagate()
+    session.lock(2)
+    session.lock(3)
+    assert sources(session)[2:4] == ["clicked", "locked"]
+    assert rounds(session)[2:4] == [None, None]
+    assert [each.locked for each in slice_provenance(session)] == [False, False, True, True, False]
+
+
+def keeps(*slices):
+    """Judges that the previous masks of these slices are better."""
+    return lambda previous, current: np.isin(np.arange(RAMP[0]), slices).astype(np.float32)
+
+
+def test_a_kept_mask_comes_from_the_round_that_made_it():
+    session = new_session()
+    for level, kept in enumerate([(), (0, 1), (1,)], start=1):
+        session.networks.propagation_net.level = level / 4
+        session.compare = keeps(*kept)
+        session.add_click(Click(2, 16, 10))
+        session.propagate()
+    assert rounds(session) == [3, 1, None, 3, 3]
+    assert [each.previous_better for each in slice_provenance(session)] == [0, 1, 0, 0, 0]
+    session.take_other(0)
+    assert rounds(session) == [1, 1, None, 3, 3]
+    session.take_other(1)
+    assert rounds(session) == [1, 3, None, 3, 3]

@@ -3,7 +3,6 @@ import pytest
 from fake_browser import FakeBrowser
 
 from limnet.annotator.export import SliceProvenance
-from limnet.annotator.widget import timeline as module
 from limnet.annotator.widget.timeline import (
     AREA_BOTTOM,
     AREA_TOP,
@@ -12,7 +11,6 @@ from limnet.annotator.widget.timeline import (
     DOUBT,
     HEIGHT,
     LATEST,
-    LEVELS,
     LOCKED,
     NEUTRAL,
     POINTED,
@@ -22,7 +20,6 @@ from limnet.annotator.widget.timeline import (
     Timeline,
     columns,
     described,
-    legend,
     line,
     mixed,
     rectangles,
@@ -79,32 +76,6 @@ def test_a_column_is_as_high_as_the_mask_is_large():
     }
 
 
-def test_a_mask_that_was_emptied_by_hand_is_still_seen():
-    bars = rectangles([record(0, "painted")], (), 100, HEIGHT)
-    assert (0, HEIGHT - AREA_BOTTOM - 2, 2, BY_USER) in [(x, y, h, c) for x, y, _, h, c in bars]
-
-
-def test_rounds_after_the_fifth_look_like_the_fifth():
-    for number, colour in [(1, ROUNDS[0]), (5, ROUNDS[4]), (9, ROUNDS[4])]:
-        bars = rectangles([record(10, "propagated", number)], (), 100, HEIGHT)
-        assert colour in [bar.colour for bar in bars]
-
-
-@pytest.mark.parametrize(
-    ("better", "threshold", "expected"),
-    [
-        (0.75, 0.5, (NEUTRAL, PREVIOUS, 0.5)),
-        (0.25, 0.5, (NEUTRAL, LATEST, 0.5)),
-        (0.8, 0.6, (NEUTRAL, PREVIOUS, 0.5)),
-        (0.3, 0.6, (NEUTRAL, LATEST, 0.5)),
-        (0.0, 0.6, (NEUTRAL, LATEST, 1.0)),
-    ],
-)
-def test_how_much_better_a_round_is_counts_from_the_threshold(better, threshold, expected):
-    bars = rectangles([record(5, "propagated", 2, better)], (), 100, HEIGHT, threshold=threshold)
-    assert bars[-1].colour == mixed(*expected)
-
-
 def test_of_slices_that_share_a_column_the_most_notable_shows(browser):
     records = [EMPTY] * 1000
     records[503] = record(7, "clicked", clicked=True, better=0.9)
@@ -117,16 +88,6 @@ def test_of_slices_that_share_a_column_the_most_notable_shows(browser):
     assert browser.colour(strip.canvas, 50, ROWS["better"]) == mixed(NEUTRAL, LATEST, 0.9)
     assert browser.colour(strip.canvas, 50, ROWS["doubt"]) == DOUBT
     assert {browser.colour(strip.canvas, x, ROWS["area"]) for x in (48, 52)} == {BACKGROUND}
-
-
-@pytest.mark.parametrize(("slices", "width"), [(1, 560), (5, 560), (560, 560), (1000, 560), (7, 3)])
-def test_columns_take_the_whole_width_and_all_slices(slices, width):
-    starts, first = (each.tolist() for each in columns(slices, width))
-    number = min(slices, width)
-    assert starts == [column * width // number for column in range(number + 1)]
-    assert first == [column * slices // number for column in range(number + 1)]
-    assert min(np.diff(starts)) >= 1 and min(np.diff(first)) >= 1
-    assert (starts[-1], first[-1]) == (width, slices)
 
 
 @pytest.mark.parametrize(("slices", "width"), [(1, 60), (7, 60), (60, 60), (100, 60)])
@@ -152,20 +113,6 @@ def test_the_line_is_in_the_middle_of_the_slices_column(browser):
     assert np.array_equal(browser.pixels(strip.canvas), before)
 
 
-def test_only_what_changes_is_sent(browser):
-    strip = Timeline(500)
-    strip.show(FIVE, ERRORS)
-    strip.point_at(2)
-    messages, commands = browser.messages, len(browser.names)
-    strip.show(list(FIVE), np.array(ERRORS))
-    strip.point_at(2)
-    assert browser.messages == messages
-    strip.point_at(3)  # the rest stays in the browser
-    assert len(browser.names) - commands < 10
-    strip.show(FIVE, ERRORS, threshold=0.6)
-    assert browser.messages == messages + 2
-
-
 def test_a_page_loaded_again_gets_everything_anew(browser):
     strip = Timeline(500)
     strip.show(FIVE, ERRORS)
@@ -173,18 +120,6 @@ def test_a_page_loaded_again_gets_everything_anew(browser):
     before = browser.pixels(strip.canvas).copy()
     browser.load_again(strip.canvas)
     assert np.array_equal(browser.pixels(strip.canvas), before)
-
-
-def test_with_nothing_to_show_it_is_empty_and_finds_the_first_slice(browser):
-    strip = Timeline(100)
-    strip.point_at(3)
-    strip.show((), ())
-    assert strip.slice_at(70) == 0
-    strip.show(FIVE)
-    strip.show(())
-    assert {browser.colour(strip.canvas, x, y) for x in range(100) for y in (3, 30, 60)} == {
-        BACKGROUND
-    }
 
 
 @pytest.mark.parametrize(
@@ -207,18 +142,3 @@ def test_with_nothing_to_show_it_is_empty_and_finds_the_first_slice(browser):
 )
 def test_a_line_says_everything_about_a_slice(values, error, expected):
     assert described(7, record(**values), error) == expected
-
-
-def test_the_legend_mentions_every_colour():
-    elsewhere = {"BACKGROUND", "POINTED"}
-    named = {name: value for name, value in vars(module).items() if str(value).startswith("#")}
-    assert len(named) == 8
-    for name, colour in named.items():
-        assert name in elsewhere or colour in legend()
-    assert all(colour in legend() for colour in ROUNDS)
-
-
-def test_colours_are_mixed_in_a_few_steps():
-    steps = [mixed("#000000", "#ff8000", part) for part in (-1.0, 0.0, 0.5, 1.0, 2.0)]
-    assert steps == ["#000000", "#000000", "#804000", "#ff8000", "#ff8000"]
-    assert len({mixed(BACKGROUND, DOUBT, part / 100) for part in range(101)}) == LEVELS

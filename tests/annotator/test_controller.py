@@ -54,13 +54,6 @@ def test_a_left_click_is_positive_and_a_right_or_shifted_one_negative():
     assert made.mask(made.object, 0)[16, 10] and made.look.cross == [2, 30, 5]
 
 
-def test_a_click_beside_the_image_does_nothing():
-    made = controller()
-    made.look.view = made.look.view.zoomed(2, 0, 0).panned(2000, 2000)
-    click(made, 0, 0)
-    assert made.object.session.clicks == ()
-
-
 def test_a_dragged_click_moves_and_one_with_ctrl_goes():
     made = controller()
     click(made, 16, 10)
@@ -94,14 +87,6 @@ def test_the_brush_adds_and_the_eraser_takes_away():
     made.choose_tool("eraser")
     drag(made, (16, 10), (16, 20))
     assert not made.object.session.mask(2)[16].any()
-
-
-def test_while_the_brush_is_down_the_stroke_is_seen_but_not_done():
-    made = controller()
-    made.choose_tool("brush")
-    made.press(*at(16, 10))
-    made.move(*at(16, 20))
-    assert made.painted()[16, 15] and not made.object.session.masks.any()
 
 
 def test_a_box_is_drawn_from_corner_to_corner():
@@ -156,12 +141,6 @@ def test_the_wheel_goes_through_slices_and_with_ctrl_zooms():
     assert made.look.slice_index == 4
     made.wheel(-100, 240, 160, ctrl=True)
     assert made.look.view.zoom == 1.25
-
-
-def test_without_an_object_one_is_asked_for():
-    made = Controller(Annotation(ramp(), fakes()), canvas=(480, 320))
-    click(made, 16, 10)
-    assert made.is_error and "Add an object first" in made.message
 
 
 def test_what_cannot_be_done_is_told_and_nothing_changes():
@@ -300,12 +279,6 @@ def test_after_a_click_the_features_that_propagation_needs_are_filled():
     assert made.annotation.networks.propagation_net.encoded == slices
 
 
-def test_without_anything_new_nothing_is_propagated():
-    made = controller()
-    made.propagate()
-    assert made.run is None and "Click or paint first" in made.message
-
-
 def test_one_can_look_at_earlier_rounds():
     made, gate = running()
     gate.until_finished()
@@ -320,21 +293,6 @@ def test_one_can_look_at_earlier_rounds():
     )
     press_key(made, ".")
     assert made.shown_round is None and made.mask(made.object, 0)[30, 2]
-
-
-def test_the_slice_most_in_doubt_is_gone_to():
-    made, gate = running()
-    made.look_at_doubt()
-    assert "propagate first" in made.message
-    gate.until_finished()
-    made.annotation.networks.propagation_net.level = 0.0
-    click(made, 3, 3)
-    made.post = lambda call: call()
-    made.propagate()
-    while made.run is not None:
-        made.run.wait(1)
-    made.look_at_doubt()
-    assert made.look.slice_index != 2 and "largest expected error" in made.message
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.says)
@@ -352,19 +310,6 @@ def test_every_key_does_something_and_harms_nothing(key):
     assert seen or key.says.startswith("cancel")
 
 
-def test_keys_are_there_once_and_others_do_nothing():
-    names = [name for key in KEYS for name in key.keys]
-    assert len(names) == len(set(names))
-    assert not press_key(controller(), "q") and not press_key(controller(), "p", ctrl=True)
-
-
-def test_the_reading_tells_voxel_millimetres_and_intensity():
-    made = controller()
-    made.look.look_at(0, 3, 24)
-    assert made.look.reading() == "slice 2, row 3, column 24 · R -24.0, A -3.0, S 2.0 mm · 0.5"
-    assert made.look.image(0).shape == SHAPE[1:]
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 def test_a_volume_in_its_file_looks_as_in_memory(dtype, tmp_path):
     images = (np.arange(5 * 32 * 48) % 251).reshape(SHAPE).astype(dtype)
@@ -377,15 +322,3 @@ def test_a_volume_in_its_file_looks_as_in_memory(dtype, tmp_path):
         images = [look.image(axis) for look in refinements]
         assert np.array_equal(*images) and images[0].shape == refinements[0].planes[axis].shape
     assert refinements[0].reading() == refinements[1].reading()
-
-
-def test_masks_across_the_slices_are_those_of_the_slices():
-    made, gate = running()
-    gate.until_finished()
-    made.post = lambda call: call()
-    click(made, 30, 2)  # on slice 2, after the round
-    masks = made.object.session.masks
-    for axis in (1, 2):
-        plane, index = made.look.planes[axis], made.look.index(axis)
-        assert np.array_equal(made.mask(made.object, axis), plane.image(masks, index))
-    assert made.mask(made.object, 2).any()

@@ -59,14 +59,6 @@ def test_objects_are_added_recoloured_moved_up_and_removed():
     assert names(made) == ["liver", "vena cava", "object 3"] and len(listed(shown)) == 3
 
 
-def test_a_name_that_is_taken_stays_to_be_changed():
-    made, shown = panel(ObjectPanel)
-    the(ipywidgets.Text, shown.box).value = "liver"
-    push(shown.box, "Add")
-    assert made.is_error and names(made) == ["liver"]
-    assert the(ipywidgets.Text, shown.box).value == "liver"
-
-
 def two_rounds(made):
     for row in (5, 25):
         made.perform("click", object="liver", click=[2, row, 10, True])
@@ -138,21 +130,6 @@ def test_a_press_on_the_strip_leads_back_to_the_own_slices():
     assert made.look.axis == 0 and made.look.slice_index == shown.box.children[0].value == 4
 
 
-def test_a_look_at_another_plane_leaves_the_slice():
-    made, _ = panel(SlicePanel, 500)
-    made.show_plane(1)
-    made.show_plane(0)
-    assert made.look.cross == [2, 16, 24]
-
-
-def test_pixels_that_two_objects_claim_are_told():
-    made, shown = panel(SlicePanel, 500, names=("liver", "aorta"))
-    for name in ("liver", "aorta"):
-        made.perform("click", object=name, click=[2, 16, 10, True])
-    shared = int(made.annotation.overlap(2).sum())
-    assert shared and f"{shared} pixels shared" in shown.box.children[2].value
-
-
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """The panel of two objects, of which the first was clicked on."""
@@ -183,14 +160,6 @@ def test_masks_are_saved_beside_the_journal(files, tmp_path):
     assert masks == {"liver.nii.gz", "aorta.nii.gz"}
     with zipfile.ZipFile(tmp_path / "ct.limnet.zip") as bundle:
         assert {"label_map.nii.gz", "journal.jsonl"} <= set(bundle.namelist())
-
-
-def test_what_cannot_be_saved_is_told(files, tmp_path):
-    made, shown = files
-    the(ipywidgets.Text, shown.box, value="ct.limnet").value = str(tmp_path / "no" / "folder")
-    for description in ("Save", "One file each", "All as .zip"):
-        push(shown.box, description)
-        assert made.is_error and "Not saved" in made.message
 
 
 def test_the_active_object_starts_from_a_saved_mask(files, tmp_path):
