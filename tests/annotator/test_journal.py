@@ -351,7 +351,7 @@ def test_a_journal_of_another_image_is_refused_and_left_as_it_is(path):
 
 def test_other_weights_and_another_window_are_a_notice(path):
     written(path, UNDO)
-    with Journal.open(path, replace(volume(), window=(0, 7)), weights(OtherWeights)) as journal:
+    with Journal.open(path, replace(volume(), window=(0.0, 7.0)), weights(OtherWeights)) as journal:
         assert [notice.split(",")[0] for notice in journal.notices] == [
             f"{path.name} was begun with another {key}" for key in ("weights_sha256", "window")
         ]
