@@ -129,12 +129,12 @@ def _play_rounds(
     """Let a user a round click, and score the masks of all clicks so far."""
     masks, results, clicks = np.zeros_like(target), [], []
     for user in users:
-        made = [click for click in clicks if click is not None]
-        click, before = user(masks if results else None, made), masks
+        earlier = [click for click in clicks if click is not None]
+        click, before = user(masks if results else None, earlier), masks
         clicks.append(click)
         start = time.perf_counter()
         if click is not None:
-            masks = segment(volume, [*made, click])
+            masks = segment(volume, [*earlier, click])
         seconds = time.perf_counter() - start
         worse = _slices_made_worse(target, before, masks) if results else 0
         nsd = surface_dice(target, masks, volume.spacing_mm)
@@ -177,11 +177,10 @@ def largest_slice(
     image = torch.from_numpy(volume.rgb([index]))
     both = torch.cat([image, torch.from_numpy(target[index]).float()[None, None]], dim=1)
     both = interpolate(both, (size, size), mode="bilinear", antialias=True)[0].numpy()
-    spacing_mm = [
-        step * length / size
-        for step, length in zip(volume.spacing_mm[1:], target.shape[1:], strict=True)
-    ]
-    images, spacing_mm = both[None, :3].transpose(0, 2, 3, 1), (volume.spacing_mm[0], *spacing_mm)
+    _, height, width = target.shape
+    thickness, row_mm, column_mm = volume.spacing_mm
+    spacing_mm = (thickness, row_mm * height / size, column_mm * width / size)
+    images = both[None, :3].transpose(0, 2, 3, 1)
     return Volume.from_array(images, spacing_mm, window=(0, 1)), both[3:] > 0.5
 
 

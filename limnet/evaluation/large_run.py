@@ -131,8 +131,7 @@ class LargeRun:
 
     def _split(self, job: Job) -> tuple[list[TaskResult], Job]:
         """The results of a job that are kept, and what is left of it."""
-        case, labels = job
-        done, left = [], []
+        (case, labels), done, left = job, [], []
         for organ in labels:
             record = _read_record(self._record_file(case, organ))
             name = record and record["result"]
@@ -214,7 +213,10 @@ def choose(
     """
     if data == "collections":
         if data_root is None:
-            raise ValueError('LIMNET_DATA must name a folder of collections, or take data "twin"')
+            raise ValueError(
+                "LIMNET_DATA must name a folder of collections, but it is not set; set it or take "
+                'data "twin"'
+            )
         found = [case for case in collection_cases(data_root) if case.image and case.anatomy]
         groups = [list(group) for _, group in groupby(found, attrgetter("collection"))]
         chosen = tuple(case for group in groups for case in group[: cases or None])
