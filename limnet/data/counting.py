@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from limnet.data.cases import SPLITS, Case, DataSet, LabelledImage
+from limnet.data.cases import Case, DataSet, LabelledImage
 
 TABLE_3 = {  # the paper's row -> key of DATA_SETS or IMAGE_SETS
     "Ishape": "ishape",
@@ -33,24 +33,19 @@ class Counted(NamedTuple):
     labelled: int
 
 
-def count_slices(cases: Iterable[Case]) -> Counted:
-    """The slices of some cases. Every label map is read.
+def count(items: Iterable[Case | LabelledImage]) -> Counted:
+    """The slices of some cases, or some images. All their labels are read.
 
     Raises:
-        ValueError: a label map cannot be read.
+        ValueError: a label map or a mask cannot be read.
     """
-    shown = [case.load_labels().any(axis=(1, 2)) for case in cases]
-    return Counted(sum(map(len, shown)), int(sum(slices.sum() for slices in shown)))
-
-
-def count_images(images: Iterable[LabelledImage]) -> Counted:
-    """Some images. All their masks are read.
-
-    Raises:
-        ValueError: a mask cannot be read.
-    """
-    shown = [bool(image.read_masks().any()) for image in images]
-    return Counted(len(shown), sum(shown))
+    shown = [
+        item.load_labels().any(axis=(1, 2))
+        if isinstance(item, Case)
+        else np.array([item.read_masks().any()])
+        for item in items
+    ]
+    return Counted(sum(map(len, shown)), int(sum(each.sum() for each in shown)))
 
 
 def count_set(
@@ -68,20 +63,15 @@ def count_set(
     Raises:
         ValueError: as the adapter says, or a label cannot be read.
     """
-    if data_set.of_images:
-        images, _, synthetic = data_set.choose(data_root, twin, seed=seed)
-        splits = {split: [image for image in images if image.split == split] for split in SPLITS}
-        return {split: count_images(part) for split, part in splits.items()}, synthetic
     root = data_set.find(data_root)
     if root is None:
-        data_set.write_twin(twin, cases=2, seed=seed)
+        data_set.choose(None, twin, seed=seed)
         data_set = replace(data_set, tested=data_set.tested and 1)
-    cases = data_set.read(root or twin)  # of both splits
-    _, training, test = data_set.split(cases)
+    items = data_set.read(root or twin)  # of both splits
+    _, training, test = data_set.split(items)
     parts = {"training": set(training), "test": set(test)}
     counted = {
-        split: count_slices(case for case in cases if case.name in names)
-        for split, names in parts.items()
+        split: count(item for item in items if item.name in names) for split, names in parts.items()
     }
     return counted, root is None
 

@@ -5,6 +5,7 @@ asserted: a thorough examination writes those of the files at hand, for the next
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,11 @@ def inspect(
         data_set.name,
         folder,
         any("twin" in item.collection for item in items),
-        _counts(items),
+        {"cases": len(items)} if not data_set.of_images else Counter(x.split for x in items),
         sum(file.stat().st_size for file in files) / 1e6,
         problem,
         tuple(_rows(items, thorough)),
-        _hashes(folder, files) if thorough else {},
+        {file.relative_to(folder).as_posix(): sha256_of(file) for file in files if thorough},
         data_set.split(items) if items and not data_set.of_images else None,
     )
 
@@ -147,13 +148,6 @@ def _collection(folder: Path) -> dict[str, Any]:
     return row
 
 
-def _counts(items: Sequence[Case | LabelledImage]) -> dict[str, int]:
-    if any(isinstance(item, Case) for item in items):
-        return {"cases": len(items)}
-    splits = [item.split for item in items]
-    return {split: splits.count(split) for split in dict.fromkeys(splits)}
-
-
 def _files(folder: Path, data_root: Path, items: Iterable[Case | LabelledImage]) -> list[Path]:
     """All files of the set; of a set that lies in the data folder itself, those of its cases."""
     if folder != data_root and folder.resolve() != data_root.resolve():
@@ -162,14 +156,9 @@ def _files(folder: Path, data_root: Path, items: Iterable[Case | LabelledImage])
         path
         for item in items
         for path in ((item.image, item.label) if isinstance(item, Case) else (item.image,))
-        if path is not None
     ]
     inside = (path.rglob("*") if path.is_dir() else (path,) for path in paths)
     return sorted({path for found in inside for path in found if path.is_file()})
-
-
-def _hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
 def _rows(items: Sequence[Case | LabelledImage], thorough: bool) -> Iterator[dict[str, Any]]:
@@ -180,21 +169,16 @@ def _rows(items: Sequence[Case | LabelledImage], thorough: bool) -> Iterator[dic
     for item in items:
         row = {"name": item.name, "shape": "", "spacing_mm": "", "labels": "", "problem": ""}
         try:
-            _look(item, row)
+            shape, spacing = _header(item.image)  # in the order of the file's axes
+            row["shape"] = " x ".join(map(str, shape))
+            row["spacing_mm"] = " x ".join(f"{step:.4g}" for step in spacing)
+            if isinstance(item, Case) and (of_label := _header(item.label)[0]) != shape:
+                raise ValueError(f"the image has the shape {shape}, its label {of_label}")
             if thorough:
                 _read(item, row)
         except UNREADABLE as error:
             row["problem"] = " ".join(str(error).split()) or type(error).__name__
         yield row
-
-
-def _look(item: Case | LabelledImage, row: dict[str, Any]) -> None:
-    """Fills in what the headers say, in the order of the file's axes."""
-    shape, spacing = _header(item.image)
-    row["shape"] = " x ".join(map(str, shape))
-    row["spacing_mm"] = " x ".join(f"{step:.4g}" for step in spacing)
-    if isinstance(item, Case) and (of_label := _header(item.label)[0]) != shape:
-        raise ValueError(f"the image has the shape {shape}, its label {of_label}")
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -91,53 +91,35 @@ def fetch_data(key: str, root: Path | None, *, keep: bool = False) -> int:
     if root == Path():
         raise ValueError("where to must be said: set LIMNET_DATA to a folder, or pass --to")
     root = root.resolve()
-    found = _found(entry, root)
-    if found and not _unpacked(entry, root) and all(map(_is_archive, entry.downloads)):
-        print(f"already there: {found}; nothing is fetched")
-        return DONE
-    return _fetch_files(entry, root, keep=keep)
-
-
-def _fetch_files(entry: Entry, root: Path, *, keep: bool) -> int:
-    unpacked, folder = _unpacked(entry, root), root / entry.folder
-    missing = [
-        download
-        for download in entry.downloads
-        if download.file not in unpacked and not (folder / download.file).is_file()
-    ]
-    archives = [one for one in entry.downloads if _is_archive(one) and one.file not in unpacked]
-    if not missing and not archives:
+    folder, unpacked = root / entry.folder, _unpacked(entry, root)
+    needed = [one for one in entry.downloads if one.file not in unpacked]
+    missing = [one for one in needed if not (folder / one.file).is_file()]
+    archives = [one for one in needed if one.file.endswith(ARCHIVES)]
+    by_hand = archives == [*entry.downloads] and _found(entry, root)
+    if by_hand or not (missing or archives):
         print(f"already there: {folder}; nothing is fetched")
         return DONE
     folder.mkdir(parents=True, exist_ok=True)
-    _announce(missing, folder, _gigabytes(entry))
-    for download in entry.downloads:
-        if download.file in unpacked:
-            continue
-        path = _fetch(download, folder)
-        if _is_archive(download):
+    for one in missing[:LISTED]:
+        size = "size not stated" if one.size is None else f"{one.size:,} bytes"
+        print(f"from {one.url} ({size}, {one.digest or 'no digest published'})")
+    if len(missing) > LISTED:
+        print(f"and {len(missing) - LISTED} more such files")
+    free = shutil.disk_usage(folder).free / 1e9
+    print(f"to {folder} ({free:.1f} GB free; the whole set: {_gigabytes(entry)} to fetch)")
+    if archives:
+        print("archives are unpacked beside themselves, which needs about as much room again")
+    for one in needed:
+        path = _fetch(one, folder)
+        if one in archives:
             print(f"unpacking {path.name}")
-            _mark(entry, root, download.file, [part.name for part in unpack(path, folder)])
+            _mark(entry, root, one.file, [part.name for part in unpack(path, folder)])
             if not keep:
                 path.unlink()
-    found = _found(entry, root)
-    if found is None:
+    if (found := _found(entry, root)) is None:
         raise DownloadError(f"{folder} holds all files, but not as {entry.name} is known here")
     print(f"{entry.name} is in {found}")
     return DONE
-
-
-def _announce(downloads: Sequence[Download], folder: Path, gigabytes: str) -> None:
-    """Say what comes from where, and what it needs."""
-    for download in downloads[:LISTED]:
-        size = "size not stated" if download.size is None else f"{download.size:,} bytes"
-        print(f"from {download.url} ({size}, {download.digest or 'no digest published'})")
-    if len(downloads) > LISTED:
-        print(f"and {len(downloads) - LISTED} more such files")
-    free = shutil.disk_usage(folder).free / 1e9
-    print(f"to {folder} ({free:.1f} GB free; the whole set: {gigabytes} to fetch)")
-    if any(map(_is_archive, downloads)):
-        print("archives are unpacked beside themselves, which needs about as much room again")
 
 
 def _fetch(download: Download, folder: Path) -> Path:
@@ -148,10 +130,6 @@ def _fetch(download: Download, folder: Path) -> Path:
             bar.update(done - bar.n)
 
         return fetch(download, folder, progress=show)
-
-
-def _is_archive(download: Download) -> bool:
-    return download.file.endswith(ARCHIVES)
 
 
 def _gigabytes(entry: Entry) -> str:
@@ -175,14 +153,10 @@ def _unpacked(entry: Entry, root: Path) -> dict[str, list[str]]:
         return {
             file: names
             for file, names in marks.items()
-            if all(_is_there(root / entry.folder, name) for name in names)
+            if all(Path(n).name == n and (root / entry.folder / n).exists() for n in names)
         }
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}  # never written, or damaged
-
-
-def _is_there(folder: Path, name: str) -> bool:
-    return Path(name).name == name and (folder / name).exists()
 
 
 def _mark(entry: Entry, root: Path, file: str, names: list[str]) -> None:

@@ -5,6 +5,7 @@ endovissub2018-roboticscenesegmentation.grand-challenge.org. Frames of 1280 x 10
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def _check_frames(sequence: Path, twin: bool) -> None:
             f" {TRAINING_FRAMES}, as the training sequences of the same names have; point at the"
             " test data"
         )
-    alone = [f"{part}/{stem}" for part, stem in _alone(frames, labels)]
+    alone = [f"{FRAMES}/{stem}" for stem in sorted(frames - labels)]
+    alone += [f"{LABELS}/{stem}" for stem in sorted(labels - frames)]
     if alone or not frames:
         raise ValueError(
             f"every frame of EndoVis 2018 needs its label and every label its frame, but in"
@@ -110,11 +112,6 @@ def _stems(folder: Path) -> set[str]:
     return {path.stem for path in files if path.suffix.lower() in SUFFIXES}
 
 
-def _alone(frames: set[str], labels: set[str]) -> list[tuple[str, str]]:
-    unlabelled = [(FRAMES, stem) for stem in sorted(frames - labels)]
-    return unlabelled + [(LABELS, stem) for stem in sorted(labels - frames)]
-
-
 def _colours(sequence: Path, folder: Path) -> dict[str, tuple[int, int, int]]:
     """{class: colour} of the nearest `labels.json`; a class that is none of ours is left out."""
     above = [path for path in sequence.parents if path.is_relative_to(folder)]
@@ -126,7 +123,10 @@ def _colours(sequence: Path, folder: Path) -> dict[str, tuple[int, int, int]]:
         listed = json.loads(path.read_text(encoding="utf-8"))
         listed = listed["classes"] if isinstance(listed, Mapping) else listed  # of the test data
         # which also has an alpha, 128, where the training releases have none
-        colours = {_plain(each["name"]): tuple(map(int, each["color"][:3])) for each in listed}
+        colours = {
+            re.sub("[-_]", " ", each["name"].lower()): tuple(map(int, each["color"][:3]))
+            for each in listed
+        }
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a JSON list of classes with name and color, but: {error!r}; unpack the"
@@ -140,10 +140,6 @@ def _colours(sequence: Path, folder: Path) -> dict[str, tuple[int, int, int]]:
             f" green and blue from 0 to 255, got {colours}; unpack the test data again"
         )
     return known
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", " ").replace("_", " ")
 
 
 def find_endovis18(data_root: str | Path | None) -> Path | None:

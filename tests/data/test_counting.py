@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from limnet.data import Case, DataSet, LabelledImage
-from limnet.data.counting import Counted, beside_paper, count_set, count_slices
+from limnet.data.counting import Counted, beside_paper, count, count_set
 
 
 def case(folder, name, labelled):
@@ -21,15 +21,15 @@ def case(folder, name, labelled):
 def images(split, shown):
     return tuple(
         LabelledImage(
-            str(i), Path("a"), "Set", split, False, lambda see=see: np.full((1, 2, 2), see)
+            f"{split}{i}", Path("a"), "Set", split, False, lambda see=see: np.full((1, 2, 2), see)
         )
         for i, see in enumerate(shown)
     )
 
 
 def test_slices_are_counted_and_those_that_show_a_label(tmp_path):
-    assert count_slices([case(tmp_path, "a", 2), case(tmp_path, "b", 0)]) == Counted(10, 2)
-    assert count_slices([]) == Counted(0, 0)
+    assert count([case(tmp_path, "a", 2), case(tmp_path, "b", 0)]) == Counted(10, 2)
+    assert count([]) == Counted(0, 0)
 
 
 def test_a_set_that_is_there_is_counted_by_its_split(tmp_path):
