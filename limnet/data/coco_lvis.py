@@ -9,7 +9,9 @@ are left can therefore differ a little from theirs, which the paper counts in Ta
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +19,11 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from limnet.data.cases import BROKEN, DataSet, LabelledImage, few, find_folder, first_folder
-from limnet.data.image_sets import save_picture
-from limnet.data.synthetic.scenes_2d import VERSION, Thing, instance_mask, still_life
-from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_first
+from limnet.data.cases import BROKEN, few, first_folder
+from limnet.data.image_sets import ImageLayout, Sample
+from limnet.data.synthetic.scenes_2d import Thing, instance_mask, still_life
+from limnet.data.synthetic.twins import TWIN_SEEDS
 
-FOLDERS = ("coco_lvis", "lvis", "LVIS", "coco", "COCO", ".")  # in a data folder
 SHAPE = (120, 160)  # of the twin's images
 SAME_INSTANCE = 0.8  # intersection over union from which two masks show one instance; ours
 
@@ -53,67 +54,42 @@ class Annotation(NamedTuple):
     segmentation: tuple[np.ndarray, ...] | dict[str, Any]
 
 
-def read_coco_lvis(root: str | Path) -> tuple[LabelledImage, ...]:
-    """The images of COCO with an instance in LVIS v1, or those of the twin, by split and number.
+def _samples(folder: Path) -> list[Sample]:
+    """The images with an instance in LVIS v1 by split and number.
 
     The annotations are read once, which for the real set takes about a minute and 2 GB of memory
     (measured on a tenth of it); masks are made and images opened when they are loaded. Where
     COCO's own `instances_*.json` lie beside LVIS's files, their instances are added that LVIS
     lacks. Crowds are left out.
-
-    Args:
-        root: the folder that holds `train2017`, `val2017` and the annotations, these also in
-            `annotations`.
-
-    Raises:
-        ValueError: the folder is missing or has another layout, an annotation file is missing or
-            not whole, or an image is missing or leaves its folder.
     """
-    folder = Path(root)
-    if not _is_dataset(folder):
-        raise ValueError(
-            f"a COCO + LVIS folder must hold {SPLITS[0].lvis} and {SPLITS[1].lvis}, got {root}"
-            f" ({'another layout' if folder.is_dir() else 'no such folder'}); unpack LVIS v1 and"
-            " the images of COCO 2017 there"
-        )
     with_coco = any(_annotation_file(folder, split.coco) for split in SPLITS)
     names = [name for split in SPLITS for name in (split.lvis, split.coco)[: 1 + with_coco]]
-    missing = [name for name in names if not _annotation_file(folder, name)]
-    missing += [split.images for split in SPLITS if not (folder / split.images).is_dir()]
-    if missing:
+    if missing := [name for name in names if not _annotation_file(folder, name)]:
         raise ValueError(
-            f"{folder} must hold the images and annotations of both splits, but lacks"
-            f" {few(missing)}; unpack them there"
+            f"{folder} must hold the annotations of both splits, but lacks {few(missing)}; unpack"
+            " them there"
         )
-    return tuple(image for split in SPLITS for image in _images(folder, split))
+    return [sample for split in SPLITS for sample in _of_split(folder, split)]
 
 
-def _images(folder: Path, split: Split) -> list[LabelledImage]:
+def _of_split(folder: Path, split: Split) -> Iterator[Sample]:
     lvis_file, coco_file = (_annotation_file(folder, name) for name in (split.lvis, split.coco))
     sizes, lvis = _annotations(lvis_file)
     coco = _annotations(coco_file)[1] if coco_file else {}
-    of_split = {name: size for (images, name), size in sizes.items() if images == split.images}
-    shown = {name: size for name, size in sorted(of_split.items()) if int(name) in lvis}
-    present = {path.stem for path in (folder / split.images).glob("*.jpg")}
-    if missing := [f"{split.images}/{name}.jpg" for name in shown if name not in present]:
-        raise ValueError(
-            f"every image that {split.lvis} lists must be there, but {folder} lacks"
-            f" {few(missing)}; unpack {split.images}.zip again"
-        )
+    shown = sorted(
+        (name, size)
+        for (images, name), size in sizes.items()
+        if images == split.images and int(name) in lvis
+    )
     if not shown:
         raise ValueError(
             f"{lvis_file} must list images of {split.images} with instances, but lists none;"
             " unpack it again"
         )
-    twin = is_twin(folder)
-    collection = ("COCO + LVIS" if coco else "LVIS") + " twin (synthetic)" * twin
-    images = []
-    for name, size in shown.items():
+    for name, size in shown:
         path, number = folder / split.images / f"{name}.jpg", int(name)
         read = partial(_masks, path, size, tuple(lvis[number]), tuple(coco.get(number, ())))
-        # the photographs are Flickr's users', each under terms of its own (COCO's terms of use)
-        images.append(LabelledImage(name, path, collection, split.split, twin, read))
-    return images
+        yield Sample(name, split.split, path, (), read, "" if coco else "LVIS")
 
 
 def _annotations(
@@ -184,50 +160,29 @@ def _overlap(masks: np.ndarray, mask: np.ndarray) -> float:
     return float((shared / joined).max(initial=0))
 
 
-def find_coco_lvis(data_root: str | Path | None) -> Path | None:
-    """The folder for `read_coco_lvis` in the data folder (`LIMNET_DATA`); None: no such one."""
-    return find_folder(data_root, FOLDERS, _is_dataset)
-
-
-def _is_dataset(folder: Path) -> bool:
-    return any(_annotation_file(folder, split.lvis) for split in SPLITS)
-
-
 def _annotation_file(folder: Path, name: str) -> Path | None:
     holder = first_folder(folder, ("annotations", "."), lambda part: (part / name).is_file())
     return holder and holder / name
 
 
-def write_coco_lvis_twin(root: str | Path, *, seed: int = 0) -> tuple[LabelledImage, ...]:
-    """The twin in `root`: five still lifes for training and three for tests, written if missing.
+def _draw(seed: int) -> Iterator[tuple[str, bytes]]:
+    """Five still lifes for training and three for tests.
 
     LVIS lacks the first thing of each, COCO the parts of things; of the images in LVIS's
-    validation file one lies in `train2017`. Pictures of another seed or version are replaced.
-
-    Raises:
-        ValueError: the folder holds a COCO + LVIS that is no twin.
+    validation file one lies in `train2017`.
     """
-    folder = Path(root)
-    names = [name for split in SPLITS for name in (split.lvis, split.coco)]
-    files = [path for name in names if (path := _annotation_file(folder, name))]
-    files += [path for split in SPLITS for path in (folder / split.images).glob("*.jpg")]
-    recipe = {"what": "synthetic still lifes in the layout of COCO + LVIS", "seed": seed}
-    begin_twin(folder, recipe | {"version": VERSION, "shape": list(SHAPE)}, files)
     for index, split in enumerate(SPLITS):
-        annotations = [folder / "annotations" / name for name in (split.lvis, split.coco)]
         in_folder = [split.images] * (5 - 2 * index) + [SPLITS[0].images] * index
         listed = []
         for number, images in enumerate(in_folder, 100 * (index + 1)):
             rng = np.random.default_rng(22 * TWIN_SEEDS + 1000 * seed + number)
             image, things = still_life(rng, SHAPE)
-            save_picture(folder / images / f"{number:012d}.jpg", image, quality=90)
+            stored = BytesIO()
+            Image.fromarray(image).save(stored, "JPEG", quality=90)
+            yield f"{images}/{number:012d}.jpg", stored.getvalue()
             listed.append((number, images, things))
-        for path, of_lvis in zip(annotations, (True, False), strict=True):
-            if not path.is_file():
-                content = json.dumps(_content(listed, of_lvis=of_lvis))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_first(path, lambda partial, text=content: partial.write_text(text))
-    return read_coco_lvis(folder)
+        for name, of_lvis in ((split.lvis, True), (split.coco, False)):
+            yield f"annotations/{name}", json.dumps(_content(listed, of_lvis=of_lvis)).encode()
 
 
 def _content(listed: list[tuple[int, str, list[Thing]]], *, of_lvis: bool) -> dict[str, Any]:
@@ -255,6 +210,13 @@ def _content(listed: list[tuple[int, str, list[Thing]]], *, of_lvis: bool) -> di
     return {**content, "images": images, "annotations": annotations, "categories": categories}
 
 
-COCO_LVIS = DataSet(
-    "COCO + LVIS", find_coco_lvis, read_coco_lvis, write_coco_lvis_twin, of_images=True
+# the photographs are Flickr's users', each under terms of its own (COCO's terms of use)
+COCO_LVIS = ImageLayout(
+    name="COCO + LVIS",
+    folders=("coco_lvis", "lvis", "LVIS", "coco", "COCO", "."),
+    inside=(".",),
+    marks=tuple(f"{where}{split.lvis}" for split in SPLITS for where in ("annotations/", "")),
+    samples=_samples,
+    draw=_draw,
+    twin_images=8,
 )

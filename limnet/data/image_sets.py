@@ -32,7 +32,7 @@ from limnet.data.synthetic.abdomen import VERSION as ABDOMEN_VERSION
 from limnet.data.synthetic.abdomen import abdomen
 from limnet.data.synthetic.defects import corrupt
 from limnet.data.synthetic.scenes_2d import VERSION, irregular, ultrasound, video
-from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_first
+from limnet.data.synthetic.twins import MARKER, TWIN_SEEDS, begin_twin, is_twin, write_first
 
 SUBSETS = ("antenna", "branch", "fence", "hanger", "log", "wire")  # of iShape
 FIRST_INSTANCE = 1000  # smaller values of its maps are no instance (instance_map_to_coco.py)
@@ -42,27 +42,31 @@ SOFT_TISSUE = (-160, 240)  # HU that become black and white in the twin of the C
 SIDE = 160  # pixels of the in-house twins
 
 
+Masks = Bool[np.ndarray, "instances height width"]
+
+
 class Sample(NamedTuple):
-    """The files of one image."""
+    """One image of a set."""
 
     name: str
     split: str
     image: Path
-    masks: Path
-    others: tuple[Path, ...] = ()  # that must be there, too
+    files: tuple[Path, ...]  # that must be there, too
+    read_masks: Callable[[], Masks]
+    collection: str = ""  # where it is not the name of the set
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """One set of images: where its files are, how its masks are stored, what its twin shows."""
+    """One set of images: where its files are, and what its twin shows."""
 
     name: str
     folders: tuple[str, ...]  # where a data folder may hold it
     inside: tuple[str, ...]  # where these may hold the files; a twin goes into the first
     marks: tuple[str, ...]  # glob patterns, one of which shows that a folder holds the set
     samples: Callable[[Path], list[Sample]]
-    read_masks: Callable[[Path], Bool[np.ndarray, "instances height width"]]
-    draw: Callable[[int], Iterator[tuple[str, np.ndarray]]]  # files of the twin with this seed
+    # files of the twin with this seed: pixels, or bytes as they are
+    draw: Callable[[int], Iterator[tuple[str, np.ndarray | bytes]]]
     twin_images: int
     trainable: bool = False  # whether weights that ship may be trained on the set itself
 
@@ -97,7 +101,7 @@ class ImageLayout:
                 " folder into which the set was unpacked"
             )
         samples = self.samples(folder)
-        files = [path for each in samples for path in (each.image, each.masks, *each.others)]
+        files = [path for each in samples for path in (each.image, *each.files)]
         missing = [path.relative_to(folder).as_posix() for path in files if not path.is_file()]
         if missing:
             raise ValueError(
@@ -109,10 +113,10 @@ class ImageLayout:
             LabelledImage(
                 each.name,
                 each.image,
-                self.name + " twin (synthetic)" * twin,
+                (each.collection or self.name) + " twin (synthetic)" * twin,
                 each.split,
                 twin or self.trainable,
-                partial(self.read_masks, each.masks),
+                each.read_masks,
             )
             for each in samples
         )
@@ -125,12 +129,14 @@ class ImageLayout:
         """
         folder = self._holder(Path(root)) or Path(root) / self.inside[0]
         what = f"synthetic images in the layout of {self.name}"
-        files = [path for kind in ("png", "jpg") for path in folder.rglob(f"[!.]*.{kind}")]
+        files = [path for kind in ("png", "jpg", "json") for path in folder.rglob(f"[!.]*.{kind}")]
+        files = [path for path in files if path.name != MARKER]
         version = [VERSION, ABDOMEN_VERSION]
         begin_twin(folder, {"what": what, "version": version, "seed": seed}, files)
         if not self._is_whole(folder):
-            for name, pixels in self.draw(seed):
-                save_picture(folder / name, pixels)
+            for name, content in self.draw(seed):
+                if not (folder / name).is_file():
+                    _save(folder / name, content)
         return self.read(folder)
 
     def _is_whole(self, folder: Path) -> bool:
@@ -140,19 +146,28 @@ class ImageLayout:
             return False
 
 
-def save_picture(path: Path, pixels: np.ndarray, *, quality: int = 75) -> None:
-    """Save an image, a mask as black and white, unless it is there; `quality` is JPEG's."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
-        picture = Image.fromarray(pixels)
-        write_first(path, lambda partial: picture.save(partial, quality=quality))
+def _save(path: Path, content: np.ndarray | bytes) -> None:
+    """Save bytes, an image, or a mask as black and white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        write_first(path, lambda partial: partial.write_bytes(content))
+    else:
+        pixels = content.astype(np.uint8) * 255 if content.dtype == bool else content
+        write_first(path, Image.fromarray(pixels).save)
 
 
 def _pairs(
-    folder: Path, parts: dict[str, str], images: str = "images", maps: str = "masks"
+    folder: Path,
+    parts: dict[str, str],
+    images: str = "images",
+    maps: str = "masks",
+    first: int = 1,
 ) -> list[Sample]:
-    """An image and a map of the same name for each name in the folders of some parts."""
+    """An image and a map of the same name for each name in the folders of some parts.
+
+    Args:
+        first: smallest value of a map that is an instance.
+    """
     samples = []
     for part, split in parts.items():
         here = folder / part
@@ -165,11 +180,12 @@ def _pairs(
         for name in names:
             picture = pictures.get(name, here / images / f"{name}.png")
             mask = masks.get(name, here / maps / f"{name}.png")
-            samples.append(Sample(f"{part}/{name}", split, picture, mask))
+            read = partial(_read_instances, mask, first)
+            samples.append(Sample(f"{part}/{name}", split, picture, (mask,), read))
     return samples
 
 
-def _read_instances(path: Path, first: int) -> Bool[np.ndarray, "instances height width"]:
+def _read_instances(path: Path, first: int) -> Masks:
     labels = read_map(path)
     return labels == np.unique(labels[labels >= first])[:, None, None]
 
@@ -196,8 +212,9 @@ ISHAPE = ImageLayout(
     folders=("ishape_dataset", "ishape", "iShape", "."),
     inside=("ishape_dataset", "."),
     marks=tuple(f"{subset}/train/instance_map" for subset in SUBSETS),
-    samples=partial(_pairs, parts=ISHAPE_PARTS, images="image", maps="instance_map"),
-    read_masks=partial(_read_instances, first=FIRST_INSTANCE),
+    samples=partial(
+        _pairs, parts=ISHAPE_PARTS, images="image", maps="instance_map", first=FIRST_INSTANCE
+    ),
     draw=_draw_ishape,
     twin_images=len(ISHAPE_PARTS),
     trainable=True,  # CC0 (its README)
@@ -241,8 +258,8 @@ def _davis_samples(folder: Path) -> list[Sample]:
             f"{mask.parent.name}/{mask.stem}",
             "test",
             mask.with_name(f"{mask.stem.split('_')[-1]}.jpg"),
-            mask,
-            tuple(mask.with_name(f"init_{kind}_{mask.name}") for kind in INITIAL),
+            (mask, *(mask.with_name(f"init_{kind}_{mask.name}") for kind in INITIAL)),
+            partial(_read_mask, mask),
         )
         for mask in masks
     ]
@@ -268,7 +285,6 @@ DAVIS585 = ImageLayout(  # ClickSEG names a licence for its code, none for this 
     inside=("DAVIS585", ".", "data", "DAVIS585/data"),
     marks=tuple(f"*/init_{kind}_*.png" for kind in INITIAL),
     samples=_davis_samples,
-    read_masks=_read_mask,
     draw=_draw_davis,
     twin_images=9,
 )
@@ -303,7 +319,6 @@ IN_HOUSE_US = ImageLayout(
     inside=(".",),
     marks=("training",),
     samples=partial(_pairs, parts={"training": "training", "test": "test"}),
-    read_masks=partial(_read_instances, first=1),
     draw=_draw_ultrasound,
     twin_images=8,
 )
@@ -313,7 +328,6 @@ IN_HOUSE_CT = ImageLayout(
     inside=(".",),
     marks=("training",),
     samples=partial(_pairs, parts={"training": "training"}),
-    read_masks=partial(_read_instances, first=1),
     draw=_draw_ct,
     twin_images=6,
 )

@@ -9,7 +9,9 @@ from PIL import Image
 
 from limnet.data import DATA_SETS, IMAGE_SETS, Case
 from limnet.data.catalogue import catalogue
+from limnet.data.coco_lvis import COCO_LVIS
 from limnet.data.doctor import inspect
+from limnet.data.image_sets import DAVIS585, IN_HOUSE_US, ISHAPE, initial_mask
 
 SETS = DATA_SETS | IMAGE_SETS
 SMALL = {"shape": (10, 24, 24), "spacing_mm": (22.0, 16.0, 16.0)}
@@ -183,3 +185,19 @@ def test_a_twin_has_no_more_cases_than_the_set(key, cases, tmp_path):
     with pytest.raises(ValueError, match=str(cases)):
         write_twin(key, tmp_path, cases=cases)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "layout", [ISHAPE, DAVIS585, COCO_LVIS, IN_HOUSE_US], ids=lambda each: each.name
+)
+def test_a_whole_twin_is_not_drawn_again(layout, tmp_path):
+    assert len(layout.write_twin(tmp_path)) == layout.twin_images
+
+
+def test_the_initial_masks_of_davis_have_defects(twins):
+    image = read("davis585", twins("davis585"))[0]
+    for kind in ("sp", "stm"):
+        mask = initial_mask(image, kind)
+        assert mask.shape == image.load()[1][0].shape and (mask != image.load()[1][0]).any()
+    with pytest.raises(ValueError, match="'superpixel'"):
+        initial_mask(image, "superpixel")
