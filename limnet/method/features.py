@@ -53,7 +53,7 @@ class Resizer:
 
     slice_size: tuple[int, int]  # of the volume's slices
     size: tuple[int, int]  # resized
-    padding: tuple[int, int, int, int]  # left, right, top, bottom: zeros up to the stride
+    padding: tuple[int, int, int, int]  # left, right, top, bottom: zeros to a multiple of STRIDE
 
     @classmethod
     def fit(cls, slice_size: tuple[int, int], working_size: int) -> "Resizer":
@@ -61,7 +61,9 @@ class Resizer:
         shorter, longer = min(slice_size), max(slice_size)
         scale = min(working_size / shorter, MAX_ASPECT * working_size / longer)
         size = tuple(max(1, round(side * scale)) for side in slice_size)
-        return cls(slice_size, size, symmetric_padding(size))
+        missing = (-side % STRIDE for side in size)
+        (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in missing)
+        return cls(slice_size, size, (left, right, top, bottom))
 
     def to_network(
         self, slices: Float[Tensor, "*batch height width"]
@@ -84,12 +86,6 @@ class Resizer:
         """A slice of the volume; its mask is where the resized probability is above one half."""
         batch = probability[None, None]
         return functional.interpolate(batch, self.slice_size, mode="bilinear")[0, 0]
-
-
-def symmetric_padding(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom padding to multiples of the stride, the smaller half first."""
-    (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in (-side % STRIDE for side in size))
-    return left, right, top, bottom
 
 
 class FeatureCache:
@@ -190,12 +186,10 @@ class SliceFeatures:
 
     def _next(self, slice_index: int) -> list[int]:
         """The slice and those that are likely to be asked for after it."""
-        if self.device.type != "cuda":
-            return [slice_index]
         step = 1 if slice_index >= self._last_asked else -1
-        following = (slice_index + step * n for n in range(1, self.ahead))
-        unknown = (n for n in following if 0 <= n < len(self) and n not in self)
-        return [slice_index, *unknown]
+        ahead = self.ahead if self.device.type == "cuda" else 1
+        following = (slice_index + step * n for n in range(1, ahead))
+        return [slice_index, *(n for n in following if 0 <= n < len(self) and n not in self)]
 
     @property
     def device(self) -> torch.device:
@@ -203,7 +197,6 @@ class SliceFeatures:
         return next(self.network.parameters()).device
 
     def __contains__(self, slice_index: int) -> bool:
-        """Whether the features of a slice are cached."""
         return self._key(slice_index) in self.cache
 
     def full_size(self, slice_indices: list[int]) -> Float[Tensor, "batch 3 height width"]:
@@ -266,12 +259,10 @@ def encode_slices(
 class FeaturePrefetcher:
     """A thread that computes features while the user looks for the next place to click.
 
-    It leaves the processor to whoever asks for it (`paused`), and what others need no more room
-    than there is: it ends when the budget of the features is spent.
+    It leaves the processor to whoever asks for it (`paused`) and ends when the cache is full.
     """
 
     def __init__(self) -> None:
-        """Nothing is filled yet."""
         self._turn = Lock()  # held while a slice is computed
         self._go, self._stop = Event(), Event()
         self._thread: Thread | None = None
@@ -280,10 +271,8 @@ class FeaturePrefetcher:
         """Fill these features from a slice outward, instead of those that were being filled."""
         self.stop()
         self._stop = stop = Event()
-        self._go.set()
-        self._thread = Thread(
-            target=self._fill, args=(features, around, stop), name="prefetcher", daemon=True
-        )
+        arguments = features, around, stop
+        self._thread = Thread(target=self._fill, args=arguments, name="prefetcher", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -293,7 +282,7 @@ class FeaturePrefetcher:
         self.wait()
 
     def wait(self, seconds: float | int | None = None) -> None:
-        """Until all is filled or there is no more room."""
+        """Until all is filled or the cache is full."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -313,9 +302,8 @@ class FeaturePrefetcher:
             self._go.wait()
             if stop.is_set():
                 return
-            if index in features:
-                continue
-            with self._turn:
-                size = features[index].num_bytes
-            if cache.num_bytes + size > cache.max_bytes:
-                return
+            if index not in features:
+                with self._turn:
+                    size = features[index].num_bytes
+                if cache.num_bytes + size > cache.max_bytes:
+                    return

@@ -37,9 +37,9 @@ def fuse(
     images: ImagesOf,
     previous: PackedMasks,
     current: PackedMasks,
-    *,
     user_masks: Collection[int] = (),
     features: "FusionFeatures | None" = None,
+    *,
     threshold: float = 0.5,
     batch_size: int = 16,
 ) -> tuple[PackedMasks, Float32[np.ndarray, " slices"]]:
@@ -178,7 +178,8 @@ class FusionFeatures:
     def _last_correction(self, index: int, first: Mask, second: Mask) -> float:
         """Pixels of the nearest correction that are right in the first mask, less in the second.
 
-        As a share of those that differ. What was wrong on a slice is wrong on its neighbours."""
+        As a share of those that differ. What was wrong on a slice is wrong on its neighbours.
+        """
         if not self.corrections:
             return 0.0
         nearest = _nearest(self.corrections, index)

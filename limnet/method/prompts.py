@@ -1,7 +1,8 @@
 """User clicks, their disks, and the crops of slices that networks see (paper, section II-B; RITM).
 
-`Crop` is a part of a slice. Propagation sees a square crop around the object (ours): a small object
-fills a few cells of the stride-16 grid on which memory is read. The click network zooms in (RITM).
+`Crop` is a part of a slice. Propagation sees a square crop around the object (beyond
+the paper): a small object fills a few cells of the stride-16 grid on which memory is read. The
+click network zooms in on the object (RITM).
 """
 
 import math
@@ -84,40 +85,35 @@ class Box(NamedTuple):
 
 
 def click_maps(
-    clicks: Sequence[Click],
+    centres: Sequence[Sequence[float | int]],
+    positive: Sequence[bool],
     height: int,
     width: int,
     *,
-    radius: float = RADIUS,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "2 height width"]:
     """Disks of 1 at the clicks and 0 elsewhere; channels [positive, negative] (RITM, use_disks).
 
-    Slice indices play no part; of a disk beyond the border only the inside is drawn.
+    The rim belongs to a disk; of a disk beyond the border only the inside is drawn.
 
     Args:
-        radius: pixels; the rim belongs to the disk.
+        centres: (row, column) of each click, not rounded.
     """
-    centres = [
-        torch.tensor(
-            [(click.row, click.column) for click in clicks if bool(click.positive) is sign],
-            dtype=torch.float32,
-            device=device,
-        ).reshape(-1, 2)
-        for sign in (True, False)
-    ]
-    return torch.stack([disks(points, height, width, radius=radius) for points in centres])
-
-
-def disks(
-    centres: Float[Tensor, "points 2"], height: int, width: int, *, radius: float = RADIUS
-) -> Float[Tensor, "height width"]:
-    """1 within radius pixels of a centre (row, column), which may lie outside, and 0 elsewhere."""
-    rows = torch.arange(height, device=centres.device)[None, :, None]
-    columns = torch.arange(width, device=centres.device)[None, None, :]
-    row, column = centres[:, 0, None, None], centres[:, 1, None, None]
-    inside = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
-    return inside.any(dim=0).float()
+    rows = torch.arange(height, device=device)[None, :, None]
+    columns = torch.arange(width, device=device)[None, None, :]
+    maps = []
+    for sign in (True, False):
+        # RITM ignores a click with both coordinates negative, even where its disk reaches inside
+        chosen = [
+            centre
+            for centre, each in zip(centres, positive, strict=True)
+            if each == sign and max(centre) >= 0
+        ]
+        points = torch.tensor(chosen, dtype=torch.float32, device=device).reshape(-1, 2)
+        row, column = points[:, 0, None, None], points[:, 1, None, None]
+        inside = (rows - row) ** 2 + (columns - column) ** 2 <= RADIUS**2
+        maps.append(inside.any(dim=0).float())
+    return torch.stack(maps)
 
 
 def check_inside(click: Click, shape: tuple[int, ...]) -> None:
@@ -245,34 +241,19 @@ class ZoomIn:
     skip_clicks: int = 1  # this many clicks see the whole slice; -1: resize it from the first on
     expansion_ratio: float = 1.4  # crop over the box of the object, along each axis
     min_crop_size: int = 200  # pixels, a crop's least side
-    recompute_iou: float = 0.5  # a crop is kept while its overlap with a new one is at least this
-    probability_threshold: float = 0.5  # above it a pixel belongs to the object
 
     def crop(
         self,
         probability: Float[Tensor, "height width"] | None,
         clicks: Sequence[Click],
         whole: Crop,
-        last: Crop | None,
     ) -> Crop | None:
-        """The last crop while it will do, else the object's; None: do not zoom in."""
+        """The object's crop; None: see the whole slice, not resized."""
         if len(clicks) <= self.skip_clicks:
             return None
-        found = None if probability is None else probability > self.probability_threshold
-        if found is not None and found.any():
-            candidate = self.around(found, clicks)
-        elif self.skip_clicks < 0:
-            candidate = whole
-        else:  # RITM squeezes a prediction of the whole slice into the last crop, if there is one
-            return None
-        # to RITM the last row and column of a crop do not hold a click
-        if last is None or not all(
-            last.top <= click.row < last.bottom - 1 and last.left <= click.column < last.right - 1
-            for click in clicks
-            if click.positive
-        ):
-            return candidate
-        return last if candidate.overlap(last) >= self.recompute_iou else candidate
+        if probability is not None and (probability > 0.5).any():
+            return self.around(probability > 0.5, clicks)
+        return whole if self.skip_clicks < 0 else None
 
     def around(self, mask: Bool[Tensor, "height width"], clicks: Sequence[Click] = ()) -> Crop:
         """The box of the mask and the positive clicks, enlarged about its centre, in the slice.
@@ -296,5 +277,5 @@ class ZoomIn:
 
     def worth_it(self, probability: Float[Tensor, "height width"], whole: Crop) -> bool:
         """Whether the object is so small that it is predicted once more, zoomed in (RITM)."""
-        found = probability > self.probability_threshold
+        found = probability > 0.5
         return bool(found.any()) and self.around(found).overlap(whole) < WORTH_ZOOMING_IOU

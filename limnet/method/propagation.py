@@ -5,10 +5,10 @@ and gives masks of a volume: it chooses the crop that the network sees, refines 
 and tells of each slice as it is done.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from limnet.networks.propagation_net import PropagationNet, SliceEncoding, aggre
 from limnet.volumes.masks import Mask, PackedMask, PackedMasks
 
 Probability = Float[Tensor, "height width"]  # of a slice, as large and padded as its features are
+Function = Callable[..., tuple[Tensor, ...]]
 ExpectedErrors = Float32[np.ndarray, " slices"]  # pixels of each mask that are likely wrong
 
 
@@ -187,16 +188,9 @@ def smooth_across_slices(
     yield from mean()
 
 
-@runtime_checkable
-class Features(Protocol):
-    """Anything that knows the features of each slice."""
-
-    def __getitem__(self, slice_index: int) -> SliceFeature: ...
-
-
 def propagate(
     network: PropagationNet,
-    features: Features,
+    features: SliceFeatures | Sequence[SliceFeature],
     slices: int,
     prompt_slice: int,
     user_masks: Mapping[int, Probability],
@@ -229,7 +223,7 @@ def propagate(
 
 def propagate_pass(
     network: PropagationNet,
-    features: Features,
+    features: SliceFeatures | Sequence[SliceFeature],
     order: Sequence[int],
     user_masks: Mapping[int, Probability],
     recipe: Recipe,
@@ -241,7 +235,9 @@ def propagate_pass(
     every, permanent = recipe.update_sensory_every, recipe.permanent_prompt_memory
     if permanent:
         for index in sorted(set(user_masks) - {order[0]}):
-            steps.memorize_out_of_turn(features[index], user_masks[index])
+            # before the pass begins: nothing has led up to them, sensory memory is still empty
+            value = steps.encode_value(features[index], user_masks[index], False)
+            steps.memorize(features[index], value, keep=True)
     last_memory = last_update = 0
     last_shown = max(
         at for at, index in enumerate(order) if at == 0 or _shows_object(user_masks.get(index))
@@ -287,12 +283,10 @@ class _Steps:
     def decode(self, feature: SliceFeature, update_sensory: bool) -> Probability:
         """The probability of a slice from its features, sensory memory and what memory reads."""
         readout = self.memory.read(feature.parts.key[0], feature.parts.selection[0])[None]
+        network_decode = partial(self.network.decode, update_sensory=update_sensory)
 
         def decode(readout: Tensor, sensory: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-            seen = SliceEncoding(*parts)
-            logits, after = self.network.decode(
-                seen, readout, sensory, update_sensory=update_sensory
-            )
+            logits, after = network_decode(SliceEncoding(*parts), readout, sensory)
             return soft_aggregate(logits[0, 0].float().sigmoid()), after
 
         inputs = (readout, self.sensory, *feature.parts)
@@ -304,35 +298,22 @@ class _Steps:
         self, feature: SliceFeature, probability: Probability, update_sensory: bool
     ) -> Tensor:
         """The value of a slice and its mask (Eq. 8)."""
+        network_encode = partial(self.network.encode_value, update_sensory=update_sensory)
 
-        def encode(
-            image: Tensor, sensory: Tensor, probability: Tensor, *parts: Tensor
-        ) -> tuple[Tensor, ...]:
-            mask, seen = probability[None, None], SliceEncoding(*parts)
-            others = torch.zeros_like(mask)
-            return self.network.encode_value(
-                image, seen, sensory, mask, others, update_sensory=update_sensory
-            )
+        def encode(image: Tensor, sensory: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+            mask, parts = others[0][None, None], SliceEncoding(*others[1:])
+            return network_encode(image, parts, sensory, mask, torch.zeros_like(mask))
 
         inputs = (feature.frame, self.sensory, probability, *feature.parts)
         value, self.sensory = self._run(("encode", update_sensory), encode, inputs)
         return value
-
-    def memorize_out_of_turn(self, feature: SliceFeature, probability: Probability) -> None:
-        """Memorize a slice for the whole pass, before it begins: sensory memory is still empty."""
-        self.memorize(feature, self.encode_value(feature, probability, False), keep=True)
 
     @torch.inference_mode()
     def memorize(self, feature: SliceFeature, value: Tensor, *, keep: bool) -> None:
         key, shrinkage, selection = feature.parts[:3]
         self.memory.memorize(key[0], shrinkage[0], selection[0], value[0], keep=keep)
 
-    def _run(
-        self,
-        name: tuple[str, bool],
-        function: Callable[..., tuple[Tensor, ...]],
-        inputs: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
+    def _run(self, name: Hashable, function: Function, inputs: Sequence[Tensor]) -> Any:
         """`function(*inputs)`; a GPU replays it as a CUDA graph."""
         if self.replayed:
             return replay_graph(self.network, name, function, inputs)

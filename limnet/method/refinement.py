@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
-from limnet.method.prompts import Click, Crop, ZoomIn, deepest_pixel, disks, pixel_depth
+from limnet.method.prompts import Click, Crop, ZoomIn, click_maps, deepest_pixel, pixel_depth
 from limnet.method.state import Recipe
 from limnet.networks.inference import parallel_map
 from limnet.volumes.masks import Mask
@@ -47,13 +47,6 @@ LEAST_RING, RING = 3, 0.75  # width of what counts as around: pixels, and of the
 FINE_RING = 32  # pixels: of objects with wider rings every other pixel, or fewer, is counted
 
 
-class Prompt(NamedTuple):
-    """A predicted slice; both fields go into the prediction of the next click."""
-
-    probability: Probability
-    crop: Crop | None = None  # that the network saw; None: the whole slice, not resized
-
-
 @torch.no_grad()
 def predict_prompt(
     click_net: ClickNetLike,
@@ -63,8 +56,7 @@ def predict_prompt(
     *,
     zoom: ZoomIn | None = None,
     flip: bool = False,
-    crop: Crop | None = None,
-) -> Prompt:
+) -> Probability:
     """One prediction of the click network from all clicks on a slice so far (RITM's NoBRS).
 
     With zoom, image, previous probability and clicks are cropped and resized together
@@ -76,7 +68,6 @@ def predict_prompt(
         click_net: in eval mode, on the image's device.
         clicks: of this slice, in the order in which they were made.
         previous: probability of the prompt before the last click; None is 0 everywhere.
-        crop: of the prompt before the last click.
 
     Raises:
         ValueError: there is no click, one lies outside the image or on another slice than the rest,
@@ -95,19 +86,19 @@ def predict_prompt(
     whole = Crop.whole((height, width))
     before = torch.zeros_like(image[0]) if previous is None else previous
     stacked = torch.cat([image, before[None]])[None]
-    crop = None if zoom is None else zoom.crop(previous, clicks, whole, crop)
+    crop = None if zoom is None else zoom.crop(previous, clicks, whole)
     if crop is None:
         probability = _probability(click_net, stacked, clicks, whole, flip)
         if zoom is None or zoom.skip_clicks > 0 or not zoom.worth_it(probability, whole):
-            return Prompt(probability)
+            return probability
         # the network gets the same previous probability again; the new one tells where to look
-        crop = zoom.crop(probability, clicks, whole, None)
+        crop = zoom.crop(probability, clicks, whole)
     seen = crop_and_resize(stacked, crop, zoom.target_size)
     inside = _probability(click_net, seen, clicks, crop, flip)
     resized = F.interpolate(inside[None, None], crop.size, mode="bilinear", align_corners=True)
     probability = inside.new_zeros(height, width)
     probability[crop.pixels] = resized[0, 0]
-    return Prompt(probability, crop)
+    return probability
 
 
 def crop_and_resize(
@@ -135,28 +126,13 @@ def _probability(
     if flip:
         stacked = torch.cat([stacked, stacked.flip(3)])
         centres.append([(row, width - column - 1) for row, column in centres[0]])
-    maps = torch.stack([_click_maps(clicks, points, stacked) for points in centres])
+    signs = [bool(click.positive) for click in clicks]
+    maps = [click_maps(each, signs, height, width, device=stacked.device) for each in centres]
+    maps = torch.stack(maps)
     logits = click_net(stacked[:, :3], maps, stacked[:, 3:]).mask
     if flip:  # RITM undoes the flip before the sigmoid: logits are averaged, not probabilities
         logits = 0.5 * (logits[:1] + logits[1:].flip(3))
     return logits[0, 0].sigmoid()
-
-
-def _click_maps(
-    clicks: Sequence[Click], centres: Sequence[tuple[float, float]], like: Tensor
-) -> Float[Tensor, "2 height width"]:
-    """Click maps of the size of `like`, with the clicks' centres, not rounded, in its pixels."""
-    maps = []
-    for sign in (True, False):
-        # RITM ignores a click with both coordinates negative, even where its disk reaches inside
-        points = [
-            centre
-            for click, centre in zip(clicks, centres, strict=True)
-            if click.positive == sign and max(centre) >= 0
-        ]
-        points = torch.tensor(points, dtype=torch.float32, device=like.device).reshape(-1, 2)
-        maps.append(disks(points, *like.shape[2:]))
-    return torch.stack(maps)
 
 
 class Refiner:
@@ -229,7 +205,9 @@ class Refiner:
         """One prediction in a crop of this size, of the zoom's."""
         zoom = self.recipe.zoom
         zoom = replace(zoom, target_size=round(size * zoom.target_size))
-        return predict_prompt(self.click_net, image, clicks, previous, zoom=zoom).probability
+        return predict_prompt(
+            self.click_net, image, clicks, previous, zoom=zoom, flip=self.recipe.flip
+        )
 
 
 def rejects_object(clicks: Sequence[Click], mask: Mask) -> bool:

@@ -27,7 +27,11 @@ Compare = Callable[[Masks, Masks], PerSlice]
 
 
 class Session:
-    """Segments one object of a volume."""
+    """Segments one object of a volume.
+
+    An action raises ValueError and changes nothing if it names a slice or a pixel outside the
+    volume, a slice that is locked, or a mask of another shape or type.
+    """
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class Session:
     @property
     def packed_masks(self) -> PackedMasks:
         """`masks` as long volumes want them: read slice by slice, in little memory."""
-        return self._masks_of_round().replaced(self._user_masks())
+        return self._masks_of_round().replaced(self.state.user_masks)
 
     def mask(self, slice_index: int) -> Mask:
         """One slice of `masks`, without copying the others: a click must answer at once."""
@@ -90,19 +94,14 @@ class Session:
         return self._masks_of_round()[slice_index]
 
     def add_click(self, click: Click) -> Mask:
-        """Add a click and return its slice's new prompt mask.
-
-        Raises:
-            ValueError: the click is outside the volume or its slice is locked.
-        """
+        """Add a click and return its slice's new prompt mask."""
         return self.add_clicks([click])
 
     def add_clicks(self, clicks: Sequence[Click]) -> Mask:
         """Add clicks on one slice at once, as of a scribble; the slice's new prompt mask.
 
         Raises:
-            ValueError: there is none, they are on several slices, one is outside the volume, or
-                the slice is locked.
+            ValueError: there is none, or they are on several slices.
         """
         self._check(clicks)
         at = clicks[0].slice_index
@@ -112,49 +111,34 @@ class Session:
         """Begin a slice anew with a box around the object; the slice's prompt mask.
 
         The network takes the box's ellipse for a mask to be corrected and a click in its middle.
-
-        Raises:
-            ValueError: the box is not within the slice, or the slice is locked.
         """
         click = Click(slice_index, *box.middle)
         self._check([click])
         ellipse = self._tensor(box.ellipse(self.volume.images.shape[1:3]))
-        last = self.state.prompts.get(slice_index)
-        return self._add(PromptedSlice(ellipse, last.clicks if last else ()).commit(), [click])
+        return self._add(PromptedSlice(ellipse, self._clicks_on(slice_index)).commit(), [click])
 
     def move_click(self, old: Click, new: Click) -> Mask:
         """Put a click elsewhere on its slice and return the slice's new prompt mask.
 
         Raises:
             ValueError: the click was made before the slice was last propagated from or painted,
-                the new one is on another slice or outside, or the slice is locked.
+                or the new one is on another slice.
         """
-        if new.slice_index != old.slice_index:
-            raise ValueError(
-                f"a click must stay on its slice {old.slice_index}, got {new.slice_index}; remove "
-                "it and click there"
-            )
         self._check([new])
+        if new.slice_index != old.slice_index:
+            moved = f"{old.slice_index}, got {new.slice_index}"
+            raise ValueError(f"a click must stay on its slice {moved}; remove it and click there")
         return self._exchange(old, [new])
 
     def remove_click(self, click: Click) -> Mask:
-        """Take a click away and return the slice's new mask.
-
-        Raises:
-            ValueError: as `move_click`.
-        """
+        """Take a click away and return the slice's new mask; errors as of `move_click`."""
         return self._exchange(click, [])
 
     def paint(self, slice_index: int, mask: np.ndarray) -> Mask:
-        """Give a slice the mask that the user drew; like a clicked slice, it is then kept.
-
-        Raises:
-            ValueError: there is no such slice, it is locked, or the mask has another shape.
-        """
+        """Give a slice the mask that the user drew; like a clicked slice, it is then kept."""
         self._check_slice(slice_index, "painted")
         self._check_shape(mask, self.volume.images.shape[1:3])
-        last = self.state.prompts.get(slice_index)
-        clicks = last.clicks if last else ()
+        clicks = self._clicks_on(slice_index)
         prompt = PromptedSlice(self._tensor(mask), clicks, painted=True).commit()
         self._history.push(self.state.with_prompt(slice_index, prompt))
         return prompt.mask
@@ -164,26 +148,18 @@ class Session:
         prompt = self.state.prompts.get(slice_index)
         if prompt is not None:  # else its last click was taken away: nothing was predicted
             prompt = replace(prompt, probability=self._tensor(mask))
-            prompts = MappingProxyType({**self.state.prompts, slice_index: prompt})
-            self._history.amend(replace(self.state, prompts=prompts))
+            shown = self.state.with_prompt(slice_index, prompt)
+            self._history.amend(replace(shown, edited=self.state.edited))
 
     def start_from(self, masks: np.ndarray | PackedMasks) -> Round:
-        """Go on from masks that were made before or elsewhere, as if a round had led to them.
-
-        Raises:
-            ValueError: the masks have not the shape of the volume.
-        """
+        """Go on from masks that were made before or elsewhere, as if a round had led to them."""
         self._check_shape(masks, self.volume.images.shape[:3])
-        given = Round.given(masks)
-        self._history.push(replace(self.state, rounds=(*self.rounds, given)))
-        return given
+        first = Round.from_masks(masks)
+        self._history.push(replace(self.state, rounds=(*self.rounds, first)))
+        return first
 
     def propagate(self) -> Round:
-        """Close the round: propagate in both directions, then fuse with the round before.
-
-        Raises:
-            RuntimeError: nothing was clicked or painted since the last round.
-        """
+        """Close the round: propagate in both directions, then fuse with the round before."""
         closed = deque(self.propagate_events(), maxlen=1).pop()
         self.close(closed)
         return closed
@@ -199,14 +175,10 @@ class Session:
         state = self.state
         if not state.changed:
             raise RuntimeError("a round needs at least one click; add one before propagating")
-        user_masks, prompt_slice = self._user_masks(), self._prompt_slice
+        user_masks, prompt_slice = self.state.user_masks, self.state.prompt_slice
+        net, features = self.networks.propagation_net, self.features
         propagated, errors = yield from propagate_masks(
-            self.networks.propagation_net,
-            self.features,
-            user_masks,
-            prompt_slice,
-            self.recipe,
-            self.refiner,
+            net, features, user_masks, prompt_slice, self.recipe, self.refiner
         )
         masks, previous_better = propagated, np.full(len(propagated), 0.5, dtype=np.float32)
         if self.recipe.fuse and self.rounds:
@@ -218,14 +190,14 @@ class Session:
 
     def expected_features(self) -> tuple[SliceFeatures, int]:
         """What `propagate` needs first, and from which slice on; something must be clicked."""
-        net, masks = self.networks.propagation_net, self._user_masks()
-        return first_crop(net, self.features, masks, self.recipe), self._prompt_slice
+        net, masks = self.networks.propagation_net, self.state.user_masks
+        return first_crop(net, self.features, masks, self.recipe), self.state.prompt_slice
 
     def close(self, closed: Round) -> None:
         """Close the open round with the last event of `propagate_events`.
 
         Raises:
-            ValueError: its masks have another shape, or its clicks are not the open round's.
+            ValueError: its clicks are not the open round's.
         """
         for masks in (closed.masks, closed.propagated):
             self._check_shape(masks, self.volume.images.shape[:3])
@@ -250,33 +222,31 @@ class Session:
         return chosen.masks[slice_index]
 
     def most_doubtful(self) -> int | None:
-        """Where to look next: the slice with the largest expected error (ours).
+        """The slice with the largest expected error, none of the user's; None if there is none.
 
-        None before the first round, or if nothing is doubted.
+        It is the simulated user's rule (section III-C) without the truth.
         """
-        return self.rounds[-1].most_doubtful(self._user_masks()) if self.rounds else None
+        if not self.rounds:
+            return None
+        errors = self.rounds[-1].expected_errors.copy()
+        errors[list(self.state.user_masks)] = 0
+        return int(errors.argmax()) if errors.any() else None
 
     def lock(self, slice_index: int) -> None:
-        """Keep this slice's mask as it is now: no later round changes it.
-
-        Raises:
-            ValueError: there is no such slice.
-        """
-        self._check_index(slice_index, "locked")
-        self._history.push(self.state.with_lock(slice_index, self.mask(slice_index)))
+        """Keep this slice's mask as it is now: no later round changes it."""
+        self._check_slice(slice_index, "locked", unlocked=False)
+        locked = {**self.state.locked, slice_index: self.mask(slice_index)}
+        self._history.push(replace(self.state, locked=MappingProxyType(locked)))
 
     def unlock(self, slice_index: int) -> None:
-        """Let later rounds change this slice again.
-
-        Raises:
-            ValueError: the slice is not locked.
-        """
+        """Let later rounds change this slice, which must be locked, again."""
         if slice_index not in self.state.locked:
             raise ValueError(
                 f"slice {slice_index} must be locked to be unlocked, "
                 f"locked are {sorted(self.state.locked)}"
             )
-        self._history.push(self.state.without_lock(slice_index))
+        locked = {at: mask for at, mask in self.state.locked.items() if at != slice_index}
+        self._history.push(replace(self.state, locked=MappingProxyType(locked)))
 
     def undo(self) -> None:
         """Take back the last action, if there is one."""
@@ -301,21 +271,17 @@ class Session:
             check_inside(click, self.volume.images.shape[:3])
         self._check_slice(clicks[0].slice_index, "clicked")
 
-    def _check_slice(self, slice_index: int, verb: str) -> None:
-        self._check_index(slice_index, verb)
-        if slice_index in self.state.locked:
-            raise ValueError(f"slice {slice_index} is locked; unlock it before it can be {verb}")
-
-    def _check_index(self, slice_index: int, verb: str) -> None:
+    def _check_slice(self, slice_index: int, verb: str, *, unlocked: bool = True) -> None:
         last = len(self.volume.images) - 1
         if not 0 <= slice_index <= last:
             raise ValueError(f"a slice to be {verb} must be one of 0 to {last}, got {slice_index}")
+        if unlocked and slice_index in self.state.locked:
+            raise ValueError(f"slice {slice_index} is locked; unlock it before it can be {verb}")
 
     def _check_shape(self, mask: np.ndarray | PackedMasks, shape: tuple[int, ...]) -> None:
         if mask.shape != shape or mask.dtype != bool:
-            raise ValueError(
-                f"a mask must be bool of shape {shape}, got {mask.dtype} of shape {mask.shape}"
-            )
+            got = f"{mask.dtype} of shape {mask.shape}"
+            raise ValueError(f"a mask must be bool of shape {shape}, got {got}")
 
     def _add(self, last: PromptedSlice, clicks: Sequence[Click]) -> Mask:
         every = (*last.clicks, *clicks)
@@ -337,15 +303,19 @@ class Session:
         self._check_slice(index, "clicked")
         every = _exchanged(last.clicks, click, others)
         state = replace(state, clicks=_exchanged(state.clicks, click, others))
-        probability = self._start(index) if last.settled is None else last.settled
-        if not every and last.settled is None:
+        probability = self._start(index) if last.committed is None else last.committed
+        if not every and last.committed is None:
             self._history.push(state.without_prompt(index))
             return self.mask(index)
-        for count in range(last.settled_clicks + 1, len(every) + 1):
+        for count in range(last.committed_clicks + 1, len(every) + 1):
             probability = self._predict(every[:count], probability)
         prompt = replace(last, clicks=every, probability=probability)
         self._history.push(state.with_prompt(index, prompt))
         return prompt.mask
+
+    def _clicks_on(self, slice_index: int) -> tuple[Click, ...]:
+        last = self.state.prompts.get(slice_index)
+        return last.clicks if last else ()
 
     def _start(self, slice_index: int) -> Tensor:
         """What a first click on a slice corrects: an earlier round's mask, or nothing yet."""
@@ -357,17 +327,6 @@ class Session:
     def _masks_of_round(self) -> PackedMasks:
         shape = self.volume.images.shape[:3]
         return self.rounds[-1].masks if self.rounds else PackedMasks.empty(shape)
-
-    @property
-    def _prompt_slice(self) -> int:
-        """The last edited; an empty mask, left by negative clicks, has nothing to carry."""
-        edited, masks = self.state.edited[::-1], self._user_masks()
-        return next((index for index in edited if masks[index].any()), edited[0])
-
-    def _user_masks(self) -> dict[int, Mask]:
-        """Masks that the user vouches for: of edited slices and, before them, of locked ones."""
-        prompts = {index: prompt.mask for index, prompt in self.state.prompts.items()}
-        return {**prompts, **self.state.locked}
 
     def _predict(self, clicks: Sequence[Click], probability: Tensor, new: int = 1) -> Tensor:
         image = self.features.full_size([clicks[0].slice_index])[0]
@@ -386,15 +345,8 @@ class Session:
         images, features = self.features.full_size, None
         if self.recipe.fusion_features:
             features = FusionFeatures.of(previous, current, user_masks, images)
-        return fuse(
-            self.networks.quality_net,
-            images,
-            previous,
-            current,
-            user_masks=user_masks,
-            features=features,
-            threshold=threshold,
-        )
+        net, shown = self.networks.quality_net, (user_masks, features)
+        return fuse(net, images, previous, current, *shown, threshold=threshold)
 
 
 def _exchanged(clicks: Sequence[Click], click: Click, others: Sequence[Click]) -> tuple[Click, ...]:

@@ -1,6 +1,6 @@
 """What a session is made of, all frozen: its recipe, its rounds, its clicked and locked slices."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -26,6 +26,7 @@ class Recipe:
 
     # from clicks to a prompt mask (section II-B)
     zoom: ZoomIn = field(default_factory=ZoomIn)  # the crop that the click network sees (RITM)
+    flip: bool = True  # average the logits of the slice and its mirror image (RITM); lite: False
     predictions: int = 1  # of one click, each with the mask of the one before; beyond the paper: 2
     # lone negative clicks on a mask accept the rest of it, or reject it all; beyond the paper
     implicit_clicks: bool = False
@@ -61,6 +62,7 @@ class Recipe:
         """The pipeline that the shipped lite networks are trained for."""
         return cls(
             zoom=ZoomIn(160, skip_clicks=-1, min_crop_size=80),
+            flip=False,
             predictions=2,
             implicit_clicks=True,
             multi_scale=True,
@@ -109,11 +111,11 @@ class Round:
     propagated: PackedMasks  # before fusion
     previous_better: Float32[np.ndarray, " slices"]  # P of Eq. 2; 0.5 if not compared
     kept_previous: Bool[np.ndarray, " slices"]  # where Eq. 4 kept the mask of the round before
-    # pixels of each mask that are wrong if the network's probabilities are right (ours)
+    # pixels of each mask that are wrong if the network's probabilities are right (beyond the paper)
     expected_errors: Float32[np.ndarray, " slices"]
 
     @classmethod
-    def given(cls, masks: Masks | PackedMasks) -> "Round":
+    def from_masks(cls, masks: Masks | PackedMasks) -> "Round":
         """A round that came from elsewhere: a saved mask, another tool's."""
         packed = PackedMasks.pack(masks)
         half = np.full(len(packed), 0.5, dtype=np.float32)
@@ -129,15 +131,6 @@ class Round:
         elsewhere = np.arange(len(kept)) != slice_index
         return replace(self, masks=self.masks.where(elsewhere, chosen), kept_previous=kept)
 
-    def most_doubtful(self, given: Iterable[int]) -> int | None:
-        """The slice, none of those given, with the largest expected error; None if there is none.
-
-        It is the simulated user's rule (section III-C) without the truth.
-        """
-        errors = self.expected_errors.copy()
-        errors[list(given)] = 0
-        return int(errors.argmax()) if errors.any() else None
-
 
 @dataclass(frozen=True, eq=False)
 class PromptedSlice:
@@ -145,8 +138,8 @@ class PromptedSlice:
 
     probability: Float[Tensor, "height width"]
     clicks: tuple[Click, ...] = ()  # on this slice, in all rounds
-    settled: Float[Tensor, "height width"] | None = None  # what later clicks start from
-    settled_clicks: int = 0  # the first so many made it so; the others can still be moved
+    committed: Float[Tensor, "height width"] | None = None  # what later clicks start from
+    committed_clicks: int = 0  # the first so many made it so; the others can still be moved
     painted: bool = False  # the last thing was the brush, not a click
 
     @property
@@ -156,11 +149,11 @@ class PromptedSlice:
     @property
     def pending_clicks(self) -> tuple[Click, ...]:
         """Clicks since the slice was last propagated from or painted on."""
-        return self.clicks[self.settled_clicks :]
+        return self.clicks[self.committed_clicks :]
 
     def commit(self) -> "PromptedSlice":
         """The same, with clicks that cannot be moved any more."""
-        return replace(self, settled=self.probability, settled_clicks=len(self.clicks))
+        return replace(self, committed=self.probability, committed_clicks=len(self.clicks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +174,18 @@ class State:
         return len(self.edited) > self.edits_closed
 
     @property
+    def user_masks(self) -> dict[int, Mask]:
+        """Masks that the user vouches for: of edited slices and, before them, of locked ones."""
+        prompts = {index: prompt.mask for index, prompt in self.prompts.items()}
+        return {**prompts, **self.locked}
+
+    @property
+    def prompt_slice(self) -> int:
+        """The last edited; an empty mask, left by negative clicks, has nothing to carry."""
+        edited, masks = self.edited[::-1], self.user_masks
+        return next((index for index in edited if masks[index].any()), edited[0])
+
+    @property
     def painted(self) -> frozenset[int]:
         """Slices whose masks the user last painted."""
         return frozenset(index for index, prompt in self.prompts.items() if prompt.painted)
@@ -197,15 +202,6 @@ class State:
         edited = tuple(index for index in self.edited if index != slice_index)
         return replace(self, prompts=MappingProxyType(others), edited=edited)
 
-    def with_lock(self, slice_index: int, mask: Mask) -> "State":
-        """This slice keeps that mask."""
-        return replace(self, locked=MappingProxyType({**self.locked, slice_index: mask}))
-
-    def without_lock(self, slice_index: int) -> "State":
-        """This slice may change again."""
-        others = {key: mask for key, mask in self.locked.items() if key != slice_index}
-        return replace(self, locked=MappingProxyType(others))
-
     def with_round(self, closed: Round) -> "State":
         """The open round is closed."""
         prompts = {index: prompt.commit() for index, prompt in self.prompts.items()}
@@ -219,20 +215,20 @@ class State:
 
 
 class UndoStack(Generic[Step]):
-    """The state as it is now, those before it, and those that were undone."""
+    """The steps up to now, and those that were undone."""
 
-    def __init__(self, step: Step) -> None:
-        """Begin with a state that cannot be undone."""
-        self._past: tuple[Step, ...] = (step,)
-        self._undone: tuple[Step, ...] = ()
+    def __init__(self, first: Step) -> None:
+        """Begin with a step that cannot be undone."""
+        self._done: list[Step] = [first]
+        self._undone: list[Step] = []
 
     @property
     def now(self) -> Step:
-        return self._past[-1]
+        return self._done[-1]
 
     @property
     def can_undo(self) -> bool:
-        return len(self._past) > 1
+        return len(self._done) > 1
 
     @property
     def can_redo(self) -> bool:
@@ -240,20 +236,19 @@ class UndoStack(Generic[Step]):
 
     def push(self, step: Step) -> None:
         """Something was done: what was undone before cannot be done again."""
-        self._past, self._undone = (*self._past, step), ()
+        self._done.append(step)
+        self._undone.clear()
 
     def amend(self, step: Step) -> None:
-        """What was done last came out otherwise."""
-        self._past = (*self._past[:-1], step)
+        """Replace the last step."""
+        self._done[-1] = step
 
     def undo(self) -> None:
         """Go back by one; nothing happens at the very start."""
         if self.can_undo:
-            self._undone = (*self._undone, self.now)
-            self._past = self._past[:-1]
+            self._undone.append(self._done.pop())
 
     def redo(self) -> None:
-        """Go forth by one; nothing happens if nothing was undone, or anything done since."""
+        """Go forward by one; nothing happens if nothing was undone, or anything done since."""
         if self.can_redo:
-            self._past = (*self._past, self._undone[-1])
-            self._undone = self._undone[:-1]
+            self._done.append(self._undone.pop())

@@ -45,7 +45,7 @@ def click_rounds(
             positive, row, column = next_click_on_slice(target, masks[sample]) or (True, 0, 0)
             clicks[sample].append(Click(sample, row, column, positive))
             shown = images[sample], clicks[sample], prompts[sample]
-            prompts[sample] = predict_prompt(network, *shown).probability
+            prompts[sample] = predict_prompt(network, *shown)
             masks[sample] = (prompts[sample] > 0.5).cpu().numpy()
         yield [each[-1] for each in clicks], masks.copy()
 

@@ -77,13 +77,6 @@ def test_a_gpu_encodes_slices_ahead_in_the_direction_in_which_they_are_asked_for
     assert shared._next(3) == [3]  # 2 and 1 are kept
 
 
-def test_a_slice_is_padded_with_zeros_after_normalisation():
-    volume = Volume.from_array(np.ones((1, 30, 45), np.float32), window=(0, 1))
-    frame = SliceFeatures(volume, Counts(), working_size=30)[0].frame
-    assert frame.shape == (1, 3, 32, 48)
-    assert (frame != 0).sum() == 3 * 30 * 45
-
-
 def test_the_least_recently_used_slice_leaves_when_the_bytes_are_spent(volume):
     one = features(volume)[0].num_bytes
     assert one == 2 * 3 * 32 * 48 * 4 + 6 * 4  # slice, parts of the same size, six ones
@@ -107,15 +100,6 @@ def test_a_sweep_through_too_many_slices_finds_again_what_there_was_room_for(vol
         assert shared.network.encoded == before + encoded
 
 
-def test_what_two_sweeps_have_not_used_leaves(volume):
-    shared = features(volume, max_bytes=2 * features(volume)[0].num_bytes)
-    for used in ((0, 1), (2, 3), (2, 3)):
-        shared.cache.begin_sweep()
-        for index in used:
-            shared[index]
-    assert 0 not in shared and 1 not in shared and 2 in shared and 3 in shared
-
-
 @pytest.mark.parametrize(
     ("slice_size", "size", "padding"),
     [
@@ -131,15 +115,6 @@ def test_what_two_sweeps_have_not_used_leaves(volume):
 def test_the_shorter_side_has_the_working_size(slice_size, size, padding):
     frame = Resizer.fit(slice_size, 192)
     assert (frame.size, frame.padding) == (size, padding)
-
-
-@pytest.mark.parametrize("size", [(30, 45), (32, 48), (17, 40)])
-def test_unpadding_undoes_padding(size, generator):
-    frame = Resizer.fit(size, min(size))
-    slices = torch.rand(2, 3, *size, generator=generator)
-    padded = frame.pad(slices)
-    assert padded.shape[2] % 16 == padded.shape[3] % 16 == 0
-    assert torch.equal(frame.unpad(padded), slices)
 
 
 @pytest.mark.parametrize("size", [(60, 90), (20, 31), (32, 48)])  # smaller, larger, as it is
@@ -166,21 +141,6 @@ def test_a_part_of_the_slices_is_seen_at_its_own_size():
     )
     torch.testing.assert_close(close.images([1])[:, :1], expected)
     assert features.within(part, 32)[1] is close[1] and features.within(part, 16)[1] is not close[1]
-
-
-def test_a_part_without_a_size_of_its_own_is_as_large_as_it_is_on_the_whole_slice(volume):
-    shared = SliceFeatures(volume, Counts(), working_size=64)  # twice the slices' 32 pixels
-    assert shared.within(Crop(8, 16, 8, 16))[0].frame.shape == (1, 3, 16, 16)
-
-
-def test_whole_slices_and_parts_share_one_budget(volume):
-    one = features(volume)[0].num_bytes
-    shared = features(volume, max_bytes=2 * one)
-    part = shared.within(Crop(0, 32, 0, 32), 32)
-    for index in range(5):
-        shared[index], part[index]
-    assert shared.cache is part.cache and shared.cache.num_bytes <= 2 * one
-    assert 4 in shared and 4 in part and 0 not in shared
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -232,13 +192,6 @@ def test_all_slices_are_filled_once(prefetcher, empty):
     assert all(index in empty for index in range(6)) and empty.network.encoded == 6
 
 
-def test_it_ends_when_the_budget_is_spent(prefetcher, empty):
-    empty.cache.max_bytes = 3 * empty[5].num_bytes
-    prefetcher.start(empty, 5)
-    prefetcher.wait(10)
-    assert [index in empty for index in range(6)] == [False] * 3 + [True] * 3
-
-
 def slow(features):
     """Encoding a slice takes until it is let go; how many are under way."""
     let_go, entered = threading.Event(), threading.Semaphore(0)
@@ -264,10 +217,3 @@ def test_nothing_is_computed_while_it_is_paused(prefetcher, empty):
         assert empty.network.encoded == encoded < 6
     prefetcher.wait(10)
     assert empty.network.encoded == 6
-
-
-def test_a_stop_ends_it_even_while_it_is_paused(prefetcher, empty):
-    prefetcher.start(empty, 0)
-    prefetcher.stop()
-    prefetcher.wait(10)
-    assert not any(thread.name == "prefetcher" for thread in threading.enumerate())

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from limnet.method import fusion
 from limnet.method.fusion import FusionFeatures, crop_to_masks, fuse
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.volumes.masks import PackedMasks
@@ -80,13 +79,6 @@ def test_what_the_user_has_given_is_not_asked_about():
     assert better.tolist() == pytest.approx([0.9, 0.5, 0.5, 0.8])
 
 
-def test_of_large_slices_fewer_are_compared_at_once(monkeypatch):
-    monkeypatch.setattr(fusion, "MOST_PIXELS", 40)  # two slices of 16
-    slices, both = Slices(), [packed(each) for each in rounds(3)]
-    fuse(prefers(0.9, 0.1, 0.8), slices, *both)
-    assert slices.asked == [[0, 1], [2]]
-
-
 def box(rows, columns, size=(200, 240)):
     mask = torch.zeros(1, *size, dtype=bool)
     mask[:, slice(*rows), slice(*columns)] = True
@@ -141,21 +133,6 @@ def test_empty_masks_are_shown_with_the_whole_slice():
     assert crop.isfinite().all() and not previous.any() and not current.any()
 
 
-def test_a_network_gets_the_evidence_of_the_slices_that_it_is_asked_about():
-    previous, current = (packed(masks) for masks in rounds(3))  # full, then empty
-    told = []
-
-    def quality_net(images, previous, current, evidence):
-        told.append(evidence)
-        return torch.zeros(len(images))
-
-    given = {1: np.ones((4, 4), dtype=bool)}
-    evidence = FusionFeatures.of(previous, current, given, Slices())
-    fuse(quality_net, Slices(), previous, current, user_masks=given, features=evidence)
-    np.testing.assert_array_equal(told[0], evidence.on([0, 2], Slices()([0, 2])))
-    assert (told[0][:, :2] > 0).all()  # larger, liker to the one shown
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_fusion_is_equations_2_to_4_written_out(batch_size, generator):
     images, previous, current = random_rounds(5, generator)
@@ -207,15 +184,6 @@ def test_equal_rounds_tell_nothing():
 def test_areas_are_compared_as_a_ratio():
     told = features_of(columns(4, 0, 0), columns(1, 0, 0))
     assert told["log_area_ratio"][0] == pytest.approx(np.log(45 / 15))
-
-
-def test_a_mask_of_a_twentieth_is_as_good_as_none():
-    first = np.arange(10_000).reshape(100, 100)
-    large, small, none = (PackedMasks.of([first < count]) for count in (9_000, 400, 0))
-    images = lambda indices: torch.zeros(len(indices), 3, 100, 100)  # noqa: E731
-    for each in (small, none):
-        assert features_of(large, each, images=images)["log_area_ratio"][0] == 3
-        assert features_of(each, large, images=images)["log_area_ratio"][0] == -3
 
 
 def test_likeness_is_that_to_the_nearest_mask_shown():

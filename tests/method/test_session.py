@@ -7,13 +7,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
-from fakes import SHAPE, Disks, fakes, ramp
+from fakes import SHAPE, fakes, ramp
 
 from limnet.method.prompts import Box, Click
 from limnet.method.session import Session
 from limnet.method.state import Recipe
-from limnet.networks.click_net import ClickLogits
 from limnet.volumes import Volume
 
 
@@ -48,14 +46,6 @@ def test_further_clicks_add_to_the_mask_and_take_away_from_it():
     assert mask[16, 10] and mask[16, 30]
     mask = session.add_click(Click(2, 16, 10, positive=False))
     assert not mask[16, 10] and mask[16, 30]
-
-
-def test_a_click_corrects_the_mask_of_the_round_before():
-    session = painted(new_session(), 0.5)
-    session.add_click(Click(2, 16, 10))
-    session.propagate()
-    mask = session.add_click(Click(0, 16, 10))
-    assert mask[16, 10] and mask[16, 30]
 
 
 def test_propagating_reaches_every_slice_and_closes_the_round():
@@ -104,14 +94,6 @@ def test_the_threshold_is_that_of_equation_4(threshold, column):
     assert first_columns(session.masks)[4] == column
 
 
-def test_a_slice_on_which_both_rounds_agree_is_not_counted_as_kept():
-    session = new_session(threshold=0.25)
-    for _ in range(2):
-        session.add_click(Click(2, 16, 10))
-        closed = session.propagate()
-    assert not closed.kept_previous.any()
-
-
 def test_without_fusion_the_masks_are_those_that_were_propagated():
     session = new_session(previous_better=0.75, fuse=False)
     for slice_index, level in [(2, 0.5), (0, 0.25), (4, 0.75)]:
@@ -154,31 +136,6 @@ def test_clicked_and_locked_slices_are_given_to_every_later_round(monkeypatch):
         (0, {0: True, 2: True, 3: False}),
         (4, {0: True, 2: True, 3: False, 4: True}),
     ]
-
-
-@pytest.mark.parametrize("fuse", [True, False])
-def test_locked_slices_are_never_overwritten(fuse):
-    session = new_session(previous_better=0.0, fuse=fuse)
-    session.lock(4)
-    session.add_click(Click(2, 16, 10))
-    painted(session, 0.5).propagate()
-    session.lock(1)
-    session.add_click(Click(2, 16, 20))
-    painted(session, 0.25).propagate()
-    assert [first_columns(session.masks)[i] for i in (0, 1, 3, 4)] == [12, 24, 12, 48]
-
-
-def test_an_unlocked_slice_changes_again():
-    session = new_session(previous_better=0.0)
-    session.add_click(Click(2, 16, 10))
-    painted(session, 0.5).propagate()
-    session.lock(1)
-    session.unlock(1)
-    session.add_click(Click(2, 16, 20))
-    painted(session, 0.25).propagate()
-    assert first_columns(session.masks)[1] == 12
-    with pytest.raises(ValueError, match="slice 1 must be locked"):
-        session.unlock(1)
 
 
 def random_action(session, rng):
@@ -300,13 +257,6 @@ def test_a_painted_mask_is_kept_carried_and_corrected_by_clicks():
     assert np.array_equal(session.remove_click(Click(3, 20, 40)), drawn)
 
 
-def test_a_painted_mask_must_fit_the_slice():
-    with pytest.raises(ValueError, match=r"bool of shape \(32, 48\)"):
-        new_session().paint(3, np.zeros((32, 47), dtype=bool))
-    with pytest.raises(ValueError, match="got uint8"):
-        new_session().paint(3, np.zeros((32, 48), dtype=np.uint8))
-
-
 def test_masks_from_elsewhere_are_a_round_to_go_on_from():
     masks = np.zeros(SHAPE, dtype=bool)
     masks[:, 4:8, 4:8] = True
@@ -316,31 +266,6 @@ def test_masks_from_elsewhere_are_a_round_to_go_on_from():
     assert session.add_click(Click(1, 20, 40))[4:8, 4:8].all()
     with pytest.raises(ValueError, match=r"bool of shape \(5, 32, 48\)"):
         session.start_from(masks[1:])
-
-
-def test_rounds_share_the_slices_that_fusion_kept():
-    session = new_session(previous_better=0.75)
-    session.add_click(Click(2, 16, 10))
-    first = painted(session, 0.5).propagate()
-    session.add_click(Click(0, 16, 10))
-    second = painted(session, 0.25).propagate()
-    assert second.masks.slices[4] is first.masks.slices[4]
-    assert second.masks.slices[0] is second.propagated.slices[0]
-
-
-def test_a_session_on_a_volume_in_its_file_is_as_in_memory(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(ramp().images.T, np.diag([-1, -1, 1, 1])), tmp_path / "i.nii")
-    masks = []
-    for in_memory in (True, False):
-        volume = Volume.read(tmp_path / "i.nii", window=(0, 1), in_memory=in_memory)
-        session = painted(Session(volume, fakes(previous_better=0.75)), 0.5)
-        for click in (Click(2, 16, 10), Click(0, 16, 10)):
-            session.add_click(click)
-            session.propagate()
-        masks.append(session.masks)
-        session.save(tmp_path / "mask.nii")
-        assert np.array_equal(volume.read_labels(tmp_path / "mask.nii"), session.masks)
-    assert masks[0].any() and np.array_equal(*masks)
 
 
 MEMORY = """
@@ -418,25 +343,6 @@ def test_the_most_doubtful_slice_has_the_largest_expected_error():
     assert session.most_doubtful() == 1
 
 
-def test_expected_errors_are_the_probability_of_the_less_likely():
-    session = new_session()
-    session.networks.propagation_net.level = 0.0  # sigmoid(1000 * brightness): sure but for 0
-    session.add_click(Click(2, 16, 10))
-    closed = session.propagate()
-    assert closed.expected_errors[2] == 0
-    # one column of 32 pixels has probability 1 / 2
-    assert closed.expected_errors[[0, 1, 3, 4]] == pytest.approx(16, rel=0.05)
-
-
-def test_masks_given_out_are_copies():
-    session = new_session()
-    session.add_click(Click(2, 16, 10))
-    session.propagate()
-    expected = session.masks
-    session.masks[:] = True
-    assert np.array_equal(session.masks, expected)
-
-
 def test_the_key_encoder_sees_each_slice_once_in_all_rounds_of_two_sessions():
     first = new_session()
     second = Session(first.volume, first.networks, features=first.features)
@@ -483,27 +389,6 @@ def test_masks_are_saved_on_the_grid_of_the_file(tmp_path):
     assert np.array_equal(volume.read_labels(tmp_path / "mask.nii.gz") == 1, session.masks)
     voxel = np.linalg.inv(affine) @ [*volume.position_mm(1, 8, 40), 1]
     assert saved.get_fdata()[tuple(np.rint(voxel[:3]).astype(int))] == 1
-
-
-def test_the_click_network_looks_again_at_propagated_masks_where_it_is_asked_to():
-    class Sure(Disks):
-        """Sees the left half, whatever it is shown."""
-
-        def forward(self, images, click_maps, previous):
-            logits = torch.full_like(previous, -50.0)
-            logits[..., : logits.shape[3] // 2] = 50.0
-            return ClickLogits(logits, logits)
-
-    masks = {}
-    for refinements in (0, 1):
-        networks = replace(fakes(), click_net=Sure())
-        recipe = replace(Recipe.of(networks), refinements=refinements)
-        session = Session(ramp(), networks, recipe)
-        session.add_click(Click(2, 16, 40))
-        session.propagate()
-        masks[refinements] = session.masks
-    assert np.array_equal(masks[0][2], masks[1][2])  # the clicked slice is the user's
-    assert masks[1][1].any() and masks[1][1].sum() < masks[0][1].sum()
 
 
 @pytest.mark.parametrize("events", [1, 3, 5])

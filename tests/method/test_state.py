@@ -28,13 +28,6 @@ def test_a_history_goes_back_and_forth():
     assert history.now == 2
 
 
-def test_at_its_ends_nothing_happens():
-    history = UndoStack(0)
-    history.undo()
-    history.redo()
-    assert history.now == 0 and not history.can_undo and not history.can_redo
-
-
 def test_what_is_done_anew_forgets_what_was_undone():
     history = UndoStack(0)
     history.push(1)
@@ -65,7 +58,7 @@ def prompt(value, **more):
 def test_a_round_from_elsewhere_has_its_masks_and_no_doubt():
     masks = np.zeros((3, 2, 2), dtype=bool)
     masks[1] = True
-    given = Round.given(masks)
+    given = Round.from_masks(masks)
     assert np.array_equal(given.masks, masks) and given.propagated is given.masks
     assert given.prompt_slice == 1
     assert given.clicks == () and not given.kept_previous.any() and not given.expected_errors.any()
@@ -74,9 +67,9 @@ def test_a_round_from_elsewhere_has_its_masks_and_no_doubt():
 def test_clicks_are_settled_once_they_were_propagated_from():
     state = State().with_prompt(1, prompt(0.9, clicks=(CLICK,)))
     assert state.changed and state.prompts[1].pending_clicks == (CLICK,)
-    closed = state.with_round(Round.given(np.zeros((3, 2, 2), dtype=bool)))
+    closed = state.with_round(Round.from_masks(np.zeros((3, 2, 2), dtype=bool)))
     assert not closed.changed and closed.prompts[1].pending_clicks == ()
-    assert closed.prompts[1].settled is state.prompts[1].probability
+    assert closed.prompts[1].committed is state.prompts[1].probability
     assert state.changed  # the one before is as it was
 
 
@@ -89,7 +82,7 @@ def test_a_slice_without_its_prompt_was_never_edited():
 
 def test_the_other_mask_of_a_slice_is_the_propagations_or_the_round_befores():
     empty, full = np.zeros((3, 2, 2), dtype=bool), np.ones((3, 2, 2), dtype=bool)
-    before, last = Round.given(empty), Round.given(full)
+    before, last = Round.from_masks(empty), Round.from_masks(full)
     once = last.with_other(1, before)
     assert [mask.all() for mask in once.masks] == [True, False, True]
     assert once.kept_previous.tolist() == [False, True, False]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from limnet.method.prompts import Click, click_maps
+from limnet.method.prompts import click_maps
 from limnet.training.clicks import (
     BatchedClicks,
     corrective_clicks,
@@ -45,12 +45,9 @@ def test_maps_are_those_of_the_clicks_one_by_one():
         torch.tensor([[1, -1, 0], [-1, 1, 1]]),
     )
     for maps, *sample in zip(clicks.maps(24, 32), *clicks, strict=True):
-        listed = [
-            Click(0, row, column, sign > 0)
-            for row, column, sign in torch.stack(sample, 1).tolist()
-            if sign
-        ]
-        assert torch.equal(maps, click_maps(listed, 24, 32))
+        listed = [each for each in torch.stack(sample, 1).tolist() if each[2]]
+        centres, positive = [each[:2] for each in listed], [each[2] > 0 for each in listed]
+        assert torch.equal(maps, click_maps(centres, positive, 24, 32))
 
 
 def test_a_correcting_click_lies_deep_in_the_larger_error():
