@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from test_click_net import TINY as TINY_CLICK_NET
 
 from limnet.networks import checkpoints
 from limnet.networks.checkpoints import (
+    EARLIER_NAMES,
     LimNet,
     lite,
     load_network,
@@ -125,6 +127,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         ({"backbone": "resnet10", "width": 2.5}, "width must be"),
         ({"backbone": "resnet10", "width": True}, "width must be"),
         ({"backbone": "resnet10", "width": 10**12}, "width must be"),
+        ({"backbone": "resnet10", "width": 10**400}, "width must be"),
         ({"backbone": "resnet10", "width": 4096}, "of another shape"),
         ({"backbone": "resnet18", "width": 2}, "missing"),
     ],
@@ -193,3 +196,31 @@ def test_paper_networks_have_the_published_sizes():
     assert counts == {"click_net": 30_951_363, "propagation_net": 62_185_224}
     assert networks.propagation_net.config.working_size == 480
     assert networks.click_net.config.zoom_size == 400
+
+
+def test_files_of_earlier_versions_name_their_fields_otherwise(tmp_path):
+    path = tmp_path / "click.safetensors"
+    chosen = replace(TINY_CLICK_NET, rgb=False, multi_scale=True, postprocess=True, refinements=2)
+    save_network(ClickNet(chosen), path)
+    config = json.loads(read_metadata(path)["config"])
+    for earlier, name in EARLIER_NAMES.items():
+        if name in config:
+            config[earlier] = config.pop(name)
+    rewrite(path, config=json.dumps(config))
+    assert load_network(path).config == chosen
+
+
+@pytest.mark.parametrize("dropout", ["0.1", float("nan"), float("inf"), 10**400, True])
+def test_a_probability_is_a_number_in_range(tmp_path, dropout):
+    path = tmp_path / "click.safetensors"
+    save_network(ClickNet(TINY_CLICK_NET), path)
+    config = json.loads(read_metadata(path)["config"])
+    config["hrnet"]["dropout"] = dropout
+    rewrite(path, config=json.dumps(config))
+    with pytest.raises(ValueError, match="dropout"):
+        load_network(path)
+
+
+def test_the_digest_of_the_weights_that_come_with_the_package_is_that_of_saved_journals():
+    digest = "6aabfc353dc8929db9688af119b76349718c905e91c0344a9edcd2ce945d27f5"
+    assert load_networks().digest == digest

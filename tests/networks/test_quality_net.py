@@ -87,3 +87,16 @@ def test_a_temperature_divides_the_logits_for_good():
     torch.testing.assert_close(network.logits(*inputs), before / 2.5)
     with pytest.raises(ValueError, match=r"must be positive, got 0\.0"):
         network.scale_temperature(0.0)
+
+
+@torch.inference_mode()
+def test_a_head_of_zeros_answers_without_the_encoder(generator, monkeypatch):
+    net, told = QualityNet(replace(TINY, evidence=True)).eval(), torch.eye(3, 5)
+    net.weigh.weight[:] = torch.tensor([[1.0, -2.0, 0.5, 9.0, 9.0]])
+    net.classify.weight.zero_()
+    net.classify.bias.fill_(0.3)
+    batch = inputs(generator)
+    with_encoder = net.train().logits(*batch, told)
+    net.eval()
+    monkeypatch.setattr(net.encoder, "forward", None)
+    assert torch.equal(net.logits(*batch, told), with_encoder)
