@@ -21,9 +21,6 @@ Images = Float[Tensor, "batch 3 height width"]
 Maps = Float[Tensor, "batch 1 height width"]
 Value = Float[Tensor, "batch value_dim height16 width16"]
 Sensory = Float[Tensor, "batch hidden_dim height16 width16"]
-F16 = Float[Tensor, "batch channels16 height16 width16"]
-F8 = Float[Tensor, "batch channels8 height8 width8"]
-F4 = Float[Tensor, "batch channels4 height4 width4"]
 Features = Float[Tensor, "batch channels height width"]
 # both convolutions of a plain block, one after the other, summed over its first channels only
 PartialSums = Float[Tensor, "batch twice_out_channels height width"]
@@ -54,9 +51,9 @@ class KeyFeatures(NamedTuple):
     key: Float[Tensor, "batch key_dim height16 width16"]
     shrinkage: Float[Tensor, "batch 1 height16 width16"]  # s of XMem, at least 1
     selection: Float[Tensor, "batch key_dim height16 width16"]  # e of XMem, in [0, 1]
-    f16: F16
-    f8: F8
-    f4: F4
+    f16: Float[Tensor, "batch channels16 height16 width16"]
+    f8: Float[Tensor, "batch channels8 height8 width8"]
+    f4: Float[Tensor, "batch channels4 height4 width4"]
 
 
 class SliceEncoding(NamedTuple):

@@ -79,7 +79,7 @@ def read_file(
             for frames whose colours are labels, their ids.
         in_memory: as of `Volume.read`.
     """
-    if in_memory is False and not _is_uncompressed(path):
+    if in_memory is False and not path.name.lower().endswith(".nii"):
         raise ValueError(
             f"only an uncompressed .nii can be read slice by slice, got {path}; decompress or"
             " convert it, or read it into memory"
@@ -105,10 +105,6 @@ def read_file(
     return _read_dicom(dicom) if dicom else _read_frames(frames, frames_as)
 
 
-def _is_uncompressed(path: Path) -> bool:
-    return path.name.lower().endswith(".nii")
-
-
 def _read_nifti(
     path: Path, in_memory: bool | None
 ) -> tuple[np.ndarray | LazyImages, FileGrid, None]:
@@ -118,7 +114,7 @@ def _read_nifti(
         if len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
             raise ValueError(f"its shape is {shape}, not 3D or 4D with one channel")
         is_scaled = (stored.slope, stored.inter) != (1, 0)
-        data = map_voxels(path, stored) if _is_uncompressed(path) else None
+        data = map_voxels(path, stored) if path.name.lower().endswith(".nii") else None
         is_large = data is not None and math.prod(shape) * stored.dtype.itemsize > LARGE
         if data is None or in_memory or (in_memory is None and not is_large):
             data = np.asarray(stored, dtype=np.float32 if is_scaled else None).reshape(shape[:3])
@@ -214,7 +210,10 @@ def _read_frames(
     paths: list[Path], frames_as: str | Colours | None
 ) -> tuple[np.ndarray, FileGrid, str | None]:
     mode = frames_as if frames_as is None or isinstance(frames_as, str) else "RGB"
-    ids = None if mode is frames_as else _ids_by_colour(frames_as)
+    ids = None if mode is frames_as else np.full(1 << 24, NO_LABEL, np.uint8)  # of 24-bit colours
+    if ids is not None:
+        for (red, green, blue), label in frames_as.items():
+            ids[red << 16 | green << 8 | blue] = label
     frames = []
     parts = {path: re.split(r"(\d+)", path.name) for path in paths}  # text and numbers in turns
     for path in sorted(paths, key=lambda path: (parts[path][::2], [*map(int, parts[path][1::2])])):
@@ -235,14 +234,6 @@ def _read_frames(
     # Rows run to the back and columns to the left, so that a saved mask opens upright.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     return data, new_grid(data.shape[:3], affine, paths[0].parent), mode
-
-
-def _ids_by_colour(colours: Colours) -> UInt8[np.ndarray, " colours"]:
-    """The id of every 24-bit colour, NO_LABEL where it has none."""
-    ids = np.full(1 << 24, NO_LABEL, np.uint8)
-    for (red, green, blue), label in colours.items():
-        ids[red << 16 | green << 8 | blue] = label
-    return ids
 
 
 def _labels_of_colours(
