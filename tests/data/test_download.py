@@ -12,7 +12,7 @@ import pytest
 
 from limnet.data import download as command
 from limnet.data.catalogue import Entry
-from limnet.data.fetching import Download, check
+from limnet.data.fetching import Download
 from limnet.networks.official import OFFICIAL
 
 ENTRY = Entry(
@@ -175,12 +175,6 @@ def test_a_set_that_is_not_open_is_explained_and_exits_with_2(monkeypatch, capsy
     assert "never released" in capsys.readouterr().out
 
 
-def test_a_set_that_nobody_knows_is_refused_with_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        command.main(["data", "msd_liver"])
-    assert exit_.value.code == 2 and "msd_lung" in capsys.readouterr().err
-
-
 def test_without_a_key_all_sets_are_listed(capsys):
     assert command.main(["data"]) == 0
     said = capsys.readouterr().out
@@ -195,12 +189,6 @@ def test_a_wrong_file_is_one_sentence_and_leaves_nothing(server, root, monkeypat
     said = capsys.readouterr().err
     assert "limnet.data.download: " in said and "must have md5:" in said
     assert "Traceback" not in said and not list((root / "fake").iterdir())
-
-
-def test_every_open_set_of_the_catalogue_can_be_asked_for():
-    for entry in command.catalogue().values():
-        for download in entry.downloads:
-            check(download)
 
 
 @pytest.fixture
