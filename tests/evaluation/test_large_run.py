@@ -16,8 +16,8 @@ from measure.large_run import (
     OPTIONS,
     born,
     contents,
-    disturbed,
     networks,
+    run_with_kills,
     undisturbed,
     write_cases,
 )
@@ -351,6 +351,5 @@ def test_a_run_whose_worker_and_client_are_killed_ends_as_if_nobody_had(tmp_path
     expected = undisturbed(cases, tmp_path / "expected")
     assert len(expected) == 2 * len(cases)
     moments = sorted(random.sample(range(1, 120), 2))  # results that are there at each kill
-    with disturbed(tmp_path, "local") as one:
-        assert one.play(moments, ["worker", "client"]) == 2
-        assert contents(one.cache) == expected
+    assert run_with_kills(tmp_path, moments, ["worker", "client"]) == 2
+    assert contents(tmp_path / "cache") == expected

@@ -1,8 +1,8 @@
 """A large run that is killed again and again, and what a second worker is worth.
 
-`make measure-large-run` kills ten processes of a run over 64 small cases, client,
-scheduler, nanny or worker, and compares its results with those of a run that nobody disturbed;
-then it times the shipped networks with one worker and with two. The tests kill twice.
+`make measure-large-run` kills twenty processes of a run over 64 small cases, client or worker, and
+compares its results with those of a run that nobody disturbed; then it times the shipped networks
+with one worker and with two. The tests kill twice.
 """
 
 import json
@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -27,11 +25,10 @@ from limnet.evaluation.large_run import LargeRun, tasks_of
 from limnet.networks.checkpoints import LimNet
 from measure.report import report
 
-CASES, KILLS = 64, 10
+CASES, KILLS = 64, 20
 PATIENCE = 120  # seconds for each start
 OPTIONS = EvaluationOptions(rounds=2)
 LABELS = {"left": 1, "right": 2}
-VICTIMS = {"local": ("client", "worker"), "address": ("client", "scheduler", "nanny", "worker")}
 PIDS = "LIMNET_TEST_PIDS"  # environment: the folder in which a worker leaves its process' number
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +43,7 @@ class Slow(Brighter):
 
 def networks() -> LimNet:
     """Fakes with a digest."""
-    if PIDS in os.environ and (parent_process() or "dask" in sys.argv[0]):
+    if PIDS in os.environ and parent_process():
         Path(os.environ[PIDS], str(os.getpid())).write_text(born(os.getpid()))
     found = LimNet("fake", Disks(), Slow(), Prefers(0.25))
     found.quality_net.config = None
@@ -101,118 +98,52 @@ def undisturbed(cases: list[Case], cache: Path) -> dict[str, tuple[bytes, ...]]:
     return contents(cache)
 
 
-class Disturbed:
-    """A run in other processes, some of which are killed."""
+def run_with_kills(folder: Path, moments: list[int], victims: list[str]) -> int:
+    """Run `folder/cases` into `folder/cache` and count the starts of the client that it took.
 
-    def __init__(self, folder: Path, mode: str, workers: int = 2) -> None:
-        """Nothing is started yet.
-
-        Args:
-            folder: with the cases in `cases`.
-            mode: a key of VICTIMS.
-        """
-        self.folder, self.mode, self.workers = folder, mode, workers
-        self.cache, self.pids = folder / "cache", folder / "pids"
-        self.helpers: dict[str, list[subprocess.Popen]] = {"scheduler": [], "nanny": []}
-        self.client: subprocess.Popen | None = None
-        self.cache.mkdir(exist_ok=True)
-        self.pids.mkdir(exist_ok=True)
-        paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
-        self.environment = {**os.environ, "PYTHONPATH": paths, PIDS: str(self.pids)}
-
-    def play(self, moments: list[int], victims: list[str]) -> int:
-        """Kill each victim when so many results are there; how often the client was started."""
-        starts, end = 0, time.monotonic() + PATIENCE * (1 + len(moments))
-        pending = list(zip(moments, victims, strict=True))
-        while self.client is None or self.client.poll() != 0:
-            self._start()
+    Each victim, "client" or "worker", is killed when so many results are there.
+    """
+    cache, pids = folder / "cache", folder / "pids"
+    cache.mkdir(exist_ok=True)
+    pids.mkdir(exist_ok=True)
+    starts, end = 0, time.monotonic() + PATIENCE * (1 + len(moments))
+    pending = list(zip(moments, victims, strict=True))
+    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": paths, PIDS: str(pids)}
+    command = [sys.executable, "-m", "measure.large_run", "client", str(folder)]
+    client = None
+    try:
+        while client is None or client.returncode != 0:
+            if starts > 3 + len(moments):
+                raise RuntimeError(f"a run must end, but its client ended with {client.returncode}")
+            client = subprocess.Popen(command, env=environment, cwd=folder)
             starts += 1
-            while self.client.poll() is None:
+            while client.poll() is None:
                 time.sleep(0.005)
                 if time.monotonic() > end:
-                    raise TimeoutError(
-                        f"{len(results(self.cache))} results, still to do: {pending}"
-                    )
-                if pending and len(results(self.cache)) >= pending[0][0]:
-                    del pending[: self._kill(pending[0][1])]
-                self._replace_nannies()
-            if starts > 3 + len(moments):
-                raise RuntimeError(
-                    f"a run must end, but its client ended with {self.client.poll()}"
-                )
-        if pending:
-            raise RuntimeError(f"every kill must find its process, but these came late: {pending}")
-        return starts
-
-    def _start(self) -> None:
-        address = "local"
-        if self.mode == "address":
-            if not any(each.poll() is None for each in self.helpers["scheduler"]):
-                self._start_scheduler()
-            address = json.loads((self.folder / "scheduler.json").read_text())["address"]
-            self._replace_nannies()
-        command = ["-m", "measure.large_run", "run", str(self.folder), address, str(self.workers)]
-        self.client = self._process(sys.executable, *command)
-
-    def _start_scheduler(self) -> None:
-        file = self.folder / "scheduler.json"
-        file.unlink(missing_ok=True)
-        options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        self.helpers["scheduler"].append(
-            self._dask("scheduler", *options, "--scheduler-file", file)
-        )
-        until(lambda: file.exists() and file.read_text().endswith("}"), "a scheduler", 60)
-
-    def _replace_nannies(self) -> None:
-        alive = [each for each in self.helpers["nanny"] if each.poll() is None]
-        if self.mode == "address" and any(e.poll() is None for e in self.helpers["scheduler"]):
-            options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
-            file = self.folder / "scheduler.json"
-            for _ in range(self.workers - len(alive)):
-                alive.append(self._dask("worker", *options, "--scheduler-file", file))
-        self.helpers["nanny"] = alive
-
-    def _dask(self, *words: str | Path) -> subprocess.Popen:
-        return self._process(sys.executable, "-m", "dask", *map(str, words))
-
-    def _process(self, *command: str) -> subprocess.Popen:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": (self.folder / "said").open("ab")}
-        return subprocess.Popen(command, env=self.environment, cwd=self.folder, **quiet)
-
-    def _kill(self, victim: str) -> bool:
-        """Whether there was one to kill."""
-        if victim == "worker":
-            numbers = self.workers_alive()
-            if numbers:
-                os.kill(random.choice(numbers), signal.SIGKILL)
-            return bool(numbers)
-        process = self.client if victim == "client" else self.helpers[victim][-1]
-        process.kill()
-        process.wait()
-        return True
-
-    def workers_alive(self) -> list[int]:
-        """The workers that have loaded the networks and run; no others that got their numbers."""
-        born_at = {int(path.name): path.read_text() for path in self.pids.iterdir()}
-        return [pid for pid, when in born_at.items() if when and born(pid) == when]
-
-    def close(self) -> None:
-        """End what is still there, and see that no worker outlives it."""
-        for each in (self.client, *self.helpers["scheduler"], *self.helpers["nanny"]):
-            if each is not None and each.poll() is None:
-                each.kill()
-                each.wait()
-        until(lambda: not self.workers_alive(), "workers to end", 30)
-
-
-@contextmanager
-def disturbed(folder: Path, mode: str) -> Iterator[Disturbed]:
-    """A run whose processes are gone at the end."""
-    one = Disturbed(folder, mode)
-    try:
-        yield one
+                    raise TimeoutError(f"{len(results(cache))} results, still to do: {pending}")
+                if pending and len(results(cache)) >= pending[0][0]:
+                    numbers = [client.pid] if pending[0][1] == "client" else workers_alive(pids)
+                    if numbers:
+                        os.kill(random.choice(numbers), signal.SIGKILL)
+                        del pending[0]
     finally:
-        one.close()
+        client.kill()
+        client.wait()
+        end = time.monotonic() + 30
+        while workers_alive(pids):
+            if time.monotonic() > end:
+                raise TimeoutError("workers must end with their client")
+            time.sleep(0.05)
+    if pending:
+        raise RuntimeError(f"every kill must find its process, but these came late: {pending}")
+    return starts
+
+
+def workers_alive(pids: Path) -> list[int]:
+    """The workers that have loaded the networks and run; no others that got their numbers."""
+    born_at = {int(path.name): path.read_text() for path in pids.iterdir()}
+    return [pid for pid, when in born_at.items() if when and born(pid) == when]
 
 
 def born(number: int) -> str:
@@ -227,40 +158,25 @@ def born(number: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def until(is_so, what: str, seconds: float) -> None:
-    """Wait for something."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds} s for {what}")
-        time.sleep(0.05)
-
-
-def client(folder: Path, scheduler: str, workers: int) -> None:
-    """The process of a run, as `Disturbed` starts it."""
+def client(folder: Path) -> None:
+    """The process of a run, as `run_with_kills` starts it."""
     from measure.large_run import networks  # workers import it by this name, not as __main__
 
-    run = LargeRun(networks, folder / "cache", OPTIONS, workers, scheduler=scheduler)
+    run = LargeRun(networks, folder / "cache", OPTIONS, workers=2)
     for done in run.results(tasks_of(read_cases(folder / "cases"))):
         if done.error:
             raise RuntimeError(f"{done.case.name} {done.organ}: {done.error}")
 
 
-def measure_kills(folder: Path) -> dict[str, int]:
-    """Kill in both modes, at moments and of kinds that chance decides."""
-    measured = {}
-    for mode, kinds in VICTIMS.items():
-        (folder / mode / "cases").mkdir(parents=True)
-        cases = write_cases(folder / mode / "cases", CASES)
-        expected = undisturbed(cases, folder / mode / "expected")
-        moments = sorted(random.sample(range(1, 2 * CASES - 4), KILLS))
-        victims = [random.choice(kinds) for _ in moments]
-        with disturbed(folder / mode, mode) as one:
-            starts = one.play(moments, victims)
-            same = contents(one.cache) == expected
-        counted = {f"{mode}: kills of a {kind}": victims.count(kind) for kind in kinds}
-        measured |= {**counted, f"{mode}: starts": starts, f"{mode}: bit-equal": same}
-    return measured
+def measure_kills(folder: Path) -> dict[str, object]:
+    """Kill at moments and of kinds that chance decides."""
+    (folder / "cases").mkdir()
+    expected = undisturbed(write_cases(folder / "cases", CASES), folder / "expected")
+    moments = sorted(random.sample(range(1, 2 * CASES - 4), KILLS))
+    victims = random.choices(("client", "worker"), k=KILLS)
+    starts = run_with_kills(folder, moments, victims)
+    same = contents(folder / "cache") == expected
+    return {"kills of a client": victims.count("client"), "starts": starts, "bit-equal": same}
 
 
 def measure_speed(folder: Path) -> dict[str, float]:
@@ -279,8 +195,8 @@ def measure_speed(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["run"]:
-        return client(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    if sys.argv[1:2] == ["client"]:
+        return client(Path(sys.argv[2]))
     return report("measure_large_run", (measure_kills, measure_speed))
 
 

@@ -1,21 +1,19 @@
 """Measures the annotator in a real browser: `make measure-widget`, about a quarter of an hour.
 
-Prints what the README states and leaves it in reports/measure_widget/.
+Prints what it finds and leaves it in reports/measure_widget/.
 """
 
 import hashlib
 import os
 import random
 import re
-import shutil
 import signal
 import statistics
-import subprocess
 import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import nbformat
 import nibabel
@@ -23,18 +21,18 @@ import numpy as np
 from browser import ANNOTATOR, NOTEBOOKS, Annotator, jupyterlab, opened, until
 from playwright.sync_api import Error as PageError
 from scipy import ndimage
+from tqdm import tqdm
 
+from limnet.annotator.annotation import Annotation
 from limnet.annotator.journal import read_journal, replay
 from limnet.annotator.widget.canvas import POSITIVE
 from limnet.annotator.widget.view import View
 from limnet.annotator.widget.widget import SIZE
-from limnet.data import example_case
-from limnet.metrics import dice
 from limnet.volumes import Volume
 from measure.report import report
+from measure.rows import Setting, phantom_slices
 
-SLICES, LARGE, MIDDLE = 100, 512, 256
-CLICKS, EVENTS, CHANGES, KILLS = 60, 300, 2000, 50
+SLICES, CLICKS, EVENTS, CHANGES, KILLS = 100, 60, 300, 2000, 50
 DEEDS = ("click", "click", "brush", "wheel", "p", "z")
 YELLOW = 0.25  # of the patch around a click that has turned yellow: the mask is seen
 DIGEST = "import hashlib; print(hashlib.sha256(widget.annotation.labels().tobytes()).hexdigest())"
@@ -65,7 +63,7 @@ WATCH = """() => {
     }, true);
     look();
 }""".replace("WANTED", str(YELLOW))
-TURN = """async ([events, milliseconds]) => {
+TURN = """async ([events, milliseconds, deltaY]) => {
     const canvas = document.querySelector('.limnet canvas');
     const box = canvas.getBoundingClientRect();
     const at = { clientX: box.x + 20, clientY: box.y + 20, bubbles: true, cancelable: true };
@@ -73,7 +71,7 @@ TURN = """async ([events, milliseconds]) => {
     const began = performance.now();
     window.watched.painted.length = 0;
     for (let event = 0; event < events; event++) {
-        under.dispatchEvent(new WheelEvent('wheel', { deltaY: window.direction ?? 100, ...at }));
+        under.dispatchEvent(new WheelEvent('wheel', { deltaY, ...at }));
         const next = began + (event + 1) * milliseconds;
         await new Promise(done => setTimeout(done, Math.max(0, next - performance.now())));
     }
@@ -86,32 +84,22 @@ TURN = """async ([events, milliseconds]) => {
 }"""
 
 
-def enlarged(case, side: int, folder: Path):
-    """The example with so many slices of side x side pixels, as a file, and its liver."""
-    volume = Volume.read(case.image)
-    truth = case.target(volume.read_labels(case.label), "liver")
-    factors = np.divide((SLICES, side, side), volume.images.shape)
-    images = ndimage.zoom(volume.images.astype(np.float32), factors, order=1).astype(np.int16)
-    liver = ndimage.zoom(truth, factors, order=0).astype(np.int16)
+def written(slices: int, side: int, folder: Path) -> tuple[Volume, np.ndarray]:
+    """A phantom's slices that show the liver, as a file that notebook 40 in the folder opens."""
+    images, liver = phantom_slices(Setting(slices=slices, size=side))
+    image = folder / "image.nii"
     affine = np.diag([-300 / side, -300 / side, 2.0, 1.0])  # slices farther apart than their pixels
-    folder.mkdir()
-    for name, array in (("volume", images), ("liver", liver)):
-        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), folder / f"{name}.nii")
-    volume = Volume.read(folder / "volume.nii")
-    return volume, volume.read_labels(folder / "liver.nii") == 1, folder / "volume.nii"
-
-
-def notebook_on(image: Path, folder: Path) -> None:
-    """Notebook 40 with another image, where the server finds it."""
+    nibabel.save(nibabel.Nifti1Image(images.transpose(2, 1, 0), affine), image)
     notebook = nbformat.read(NOTEBOOKS / ANNOTATOR, as_version=4)
     cell = next(cell for cell in notebook.cells if cell.source.startswith("image: str"))
     cell.source = cell.source.replace('image: str = ""', f"image: str = {str(image)!r}")
     cell.source = cell.source.replace('"liver, aorta"', '"liver"')
-    (folder / "notebooks").mkdir(exist_ok=True)
+    (folder / "notebooks").mkdir()
     nbformat.write(notebook, folder / "notebooks" / ANNOTATOR)
+    return Volume.read(image), liver
 
 
-def middle(mask: np.ndarray) -> tuple[int, int]:
+def deepest(mask: np.ndarray) -> tuple[int, int]:
     """The pixel that is deepest inside."""
     depth = ndimage.distance_transform_edt(mask)
     return tuple(int(each) for each in np.unravel_index(depth.argmax(), mask.shape))
@@ -121,194 +109,162 @@ def whole_view(volume: Volume) -> View:
     return View(volume.images.shape[1:3], volume.spacing_mm[1:], (SIZE, SIZE))
 
 
-def click_seconds(annotator: Annotator, volume: Volume, truth: np.ndarray) -> list[float]:
+def turn(annotator: Annotator, events: int, every_ms: float, *, back: bool = True) -> list[float]:
+    """Wheel events a second, painted frames a second, and milliseconds of lag after the last."""
+    return annotator.page.evaluate(TURN, [events, every_ms, -100 if back else 100])
+
+
+def click_seconds(annotator: Annotator, volume: Volume, liver: np.ndarray) -> list[float]:
     """From the button's way down to the frame with the mask, on slices without one."""
     view, seconds = whole_view(volume), []
-    with_liver = np.flatnonzero(truth.sum(axis=(1, 2)) > 3000)
-    for index in np.resize(with_liver, CLICKS).tolist():
+    find = "window.watched.yellow && window.watched.yellow - window.watched.pressed"
+    for index in np.resize(np.arange(len(liver)), CLICKS).tolist():
         annotator.execute(f"widget.controller.go_to({index})")
-        row, column = middle(truth[index])
+        row, column = deepest(liver[index])
         x, y = view.to_canvas(row, column)
         annotator.page.evaluate(f"window.watched.place = [{x}, {y}]")
         annotator.page.mouse.move(*annotator.place(view, row, column))
         annotator.commit(0.2)
         annotator.page.mouse.down()
         annotator.page.mouse.up()
-        find = "window.watched.yellow && window.watched.yellow - window.watched.pressed"
-        try:
+        with suppress(PageError):  # the mask is elsewhere: nothing to time
             annotator.page.wait_for_function(find, timeout=5000)
             seconds.append(annotator.page.evaluate(find) / 1000)
-        except PageError:  # the mask is elsewhere: nothing to time
-            pass
         annotator.page.keyboard.press("z")
         annotator.commit(0.2)
     return seconds
 
 
-def memory_mb() -> float:
-    """Of all processes of the browser, each shared page counted once."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    total = 0.0
-    for line in listed.splitlines():
-        if "chromium" in line.split(maxsplit=1)[1]:
-            rollup = Path(f"/proc/{line.split()[0]}/smaps_rollup")
-            if rollup.exists():
-                total += int(re.search(r"Pss:\s+(\d+)", rollup.read_text())[1]) / 1024
-    return total
-
-
-def settled_memory_mb(annotator: Annotator) -> float:
+def memory_mb(annotator: Annotator) -> float:
+    """Of all processes of the browser after it collected its garbage; shared pages count once."""
     session = annotator.page.context.new_cdp_session(annotator.page)
     for _ in range(3):
         session.send("HeapProfiler.collectGarbage")
         annotator.page.wait_for_timeout(1000)
-    return memory_mb()
+    total = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if b"chromium" in (folder / "cmdline").read_bytes():
+                pages = (folder / "smaps_rollup").read_text()
+                total += int(re.search(r"Pss:\s+(\d+)", pages)[1]) / 1024
+    return total
 
 
-def measure_slices(folder: Path, case) -> dict[str, object]:
+def measure_slices(folder: Path) -> dict[str, object]:
     """Clicks, wheel and memory on 512 x 512 slices."""
-    volume, truth, path = enlarged(case, LARGE, folder / "images")
-    notebook_on(path, folder)
+    volume, liver = written(SLICES, 512, folder)
     with jupyterlab(folder) as address, opened(address) as annotator:
         annotator.run_all()
         annotator.page.evaluate(WATCH)
-        seconds = click_seconds(annotator, volume, truth)
-        loaded = settled_memory_mb(annotator)
-        annotator.page.evaluate("window.direction = -100")
-        annotator.page.evaluate(TURN, [SLICES, 30])
-        annotator.page.evaluate("window.direction = 100")
-        annotator.page.evaluate(TURN, [SLICES, 30])
-        swept = settled_memory_mb(annotator)
-        turned = []
-        for direction in (-100, 100, -100):
-            annotator.page.evaluate(f"window.direction = {direction}")
-            turned.append(annotator.page.evaluate(TURN, [EVENTS // 3, 1000 / 60]))
-        before = settled_memory_mb(annotator)
+        seconds = click_seconds(annotator, volume, liver)
+        memory = [memory_mb(annotator)]
+        for back in (True, False):
+            turn(annotator, SLICES, 30, back=back)
+        memory.append(memory_mb(annotator))
+        turned = [turn(annotator, EVENTS // 3, 1000 / 60, back=back) for back in (1, 0, 1)]
+        memory.append(memory_mb(annotator))
         for sweep in range(CHANGES // SLICES):
-            annotator.page.evaluate(f"window.direction = {100 if sweep % 2 else -100}")
-            annotator.page.evaluate(TURN, [SLICES, 25])
-        after = settled_memory_mb(annotator)
-        rate, painted, lag = np.array(turned).T
-        return {
-            "clicks timed": len(seconds),
-            "click to mask, median ms": 1000 * statistics.median(seconds),
-            "click to mask, 95 % ms": 1000 * float(np.quantile(seconds, 0.95)),
-            "wheel events a second": rate.mean(),
-            "painted frames a second, least": painted.min(),
-            "lag after the last event, worst ms": lag.max(),
-            "browser MB: first sight of 100 slices": swept - loaded,
-            "browser MB: 2,000 slice changes after that": after - before,
-            "console errors": len(annotator.errors),
-        }
+            turn(annotator, SLICES, 25, back=not sweep % 2)
+        memory.append(memory_mb(annotator))
+    rate, painted, lag = np.array(turned).T
+    return {
+        "clicks timed": len(seconds),
+        "click to mask, median ms": 1000 * statistics.median(seconds),
+        "click to mask, 95 % ms": 1000 * float(np.quantile(seconds, 0.95)),
+        "wheel events a second": rate.mean(),
+        "painted frames a second, least": painted.min(),
+        "lag after the last event, worst ms": lag.max(),
+        "browser MB: first sight of 100 slices": memory[1] - memory[0],
+        "browser MB: 2,000 slice changes after that": memory[3] - memory[2],
+        "console errors": len(annotator.errors),
+    }
 
 
-def measure_round(folder: Path, case) -> dict[str, object]:
-    """The first round of 100 slices of 256 x 256, and the view meanwhile."""
-    volume, truth, path = enlarged(case, MIDDLE, folder / "images")
-    notebook_on(path, folder)
-    view, largest = whole_view(volume), int(truth.sum(axis=(1, 2)).argmax())
+def measure_round(folder: Path) -> dict[str, object]:
+    """The first round of 100 slices of 256 x 256, alone and while the wheel turns."""
+    volume, liver = written(SLICES, 256, folder)
+    largest, seconds = int(liver.sum(axis=(1, 2)).argmax()), []
     with jupyterlab(folder) as address, opened(address) as annotator:
         annotator.run_all()
         annotator.page.evaluate(WATCH)
-
-        def one_round() -> float:
+        for turning in (False, True):
             annotator.execute(f"widget.controller.go_to({largest})")
-            annotator.page.mouse.click(*annotator.place(view, *middle(truth[largest])))
+            place = annotator.place(whole_view(volume), *deepest(liver[largest]))
+            annotator.page.mouse.click(*place)
             annotator.commit()
             began = time.monotonic()
             annotator.page.keyboard.press("p")
-            return began
-
-        began = one_round()
-        annotator.told("liver, round 1")
-        alone = time.monotonic() - began
-        code = "numpy.save({!r}, widget.controller.object.session.masks)"
-        annotator.execute("import numpy;" + code.format(str(folder / "masks.npy")))
-        for _ in range(2):
-            annotator.page.keyboard.press("z")
-            annotator.commit()
-        began = one_round()
-        annotator.page.wait_for_timeout(500)
-        annotator.page.evaluate("window.direction = -100")  # from the liver's middle there are many
-        _, painted, lag = annotator.page.evaluate(TURN, [60, 1000 / 20])
-        annotator.told("liver, round 1")
-        turning = time.monotonic() - began
-        return {
-            "first round, s": alone,
-            "DSC of the liver after it": dice(np.load(folder / "masks.npy"), truth),
-            "first round while the wheel turns, s": turning,
-            "painted frames a second at 20 events": painted,
-            "lag meanwhile, ms": lag,
-        }
+            if turning:
+                annotator.page.wait_for_timeout(500)
+                _, painted, lag = turn(annotator, 60, 1000 / 20)
+            annotator.told("liver, round 1")
+            seconds.append(time.monotonic() - began)
+            for _ in range(2):
+                annotator.page.keyboard.press("z")
+                annotator.commit()
+    alone, turned = seconds
+    frames = {"painted frames a second at 20 events": painted, "lag meanwhile, ms": lag}
+    return {"first round, s": alone, "first round while the wheel turns, s": turned, **frames}
 
 
-def measure_kills(folder: Path, case) -> dict[str, object]:
+def measure_kills(folder: Path) -> dict[str, object]:
     """SIGKILL at random moments of a user's work; each time the notebook is opened again."""
     random.seed(4)
-    image = folder / "image.nii.gz"
-    shutil.copy(case.image, image)
-    notebook_on(image, folder)
-    volume, journal = Volume.read(image), folder / "image.limnet.jsonl"
-    view, restored, lost, restarts = whole_view(volume), 0, 0, []
-    height, width = volume.images.shape[1:3]
+    volume, _ = written(30, 192, folder)
+    journal, restored, lost, restarts = folder / "image.limnet.jsonl", 0, 0, []
     with jupyterlab(folder) as address, opened(address) as annotator:
         annotator.run_all()
-        for kill in range(KILLS):
-            pid = int(annotator.execute("import os; print(os.getpid())"))
-            dead = threading.Event()
-
-            def strike(pid=pid, dead=dead):
-                os.kill(pid, signal.SIGKILL)
-                dead.set()
-
-            threading.Timer(random.uniform(0.2, 4.0), strike).start()
-            _, actions, _ = read_journal(journal)
-            clicks = sum(action["action"] == "click" for action in actions)
-            seen = 0  # clicks whose mask was on the screen
-            while not dead.is_set():
-                row, column = random.randrange(height), random.randrange(width)
-                place = annotator.place(view, row, column)
-                before, do = annotator.pixels(), random.choice(DEEDS)
-                if do == "click":
-                    annotator.page.mouse.click(*place)
-                elif do == "brush":
-                    annotator.page.keyboard.press("b")
-                    annotator.page.mouse.down()
-                    annotator.page.mouse.move(place[0] + 40, place[1])
-                    annotator.page.mouse.up()
-                    annotator.page.keyboard.press("c")
-                elif do == "wheel":
-                    annotator.page.mouse.move(*place)
-                    annotator.page.mouse.wheel(0, random.choice((-100, 100)))
-                else:
-                    annotator.page.keyboard.press(do)
-                try:
-                    until(lambda before=before: (annotator.pixels() != before).any(), do, 0.6)
-                except TimeoutError:
-                    continue
-                if do == "click" and shows_click(annotator.pixels(), view, row, column):
-                    seen += not shows_click(before, view, row, column)
+        for _ in tqdm(range(KILLS)):
+            before = clicks_in(journal)
+            seen = work_until_killed(annotator, volume)
             annotator.wait_for_restart()
             began = time.monotonic()
             annotator.run_all()
             restarts.append(time.monotonic() - began)
-            _, actions, _ = read_journal(journal)
-            kept = sum(action["action"] == "click" for action in actions) - clicks
-            lost += max(0, seen - kept)
+            lost += max(0, seen - (clicks_in(journal) - before))
             digest = annotator.execute(DIGEST).strip()
             restored += digest == digest_of(replay(journal, volume, recompute=False))
-            print(f"kill {kill + 1}: {len(actions)} lines, {restored} restored, {lost} lost",
-                  flush=True)  # fmt: skip
-        digest = annotator.execute(DIGEST).strip()
-    again = digest_of(replay(journal, volume))
     return {
         "kills": KILLS,
         "restored to the voxel": restored,
         "clicks seen and lost": lost,
-        "lines of the journal at the end": len(actions),
         "notebook run again, median s": statistics.median(restarts),
-        "replay bit-equal": bool(again == digest),
+        "replay bit-equal": digest_of(replay(journal, volume)) == digest,
     }
+
+
+def work_until_killed(annotator: Annotator, volume: Volume) -> int:
+    """Random deeds until the kernel is killed; clicks whose disc was on the screen before."""
+    view, (height, width) = whole_view(volume), volume.images.shape[1:3]
+    pid, page, seen = int(annotator.execute("import os; print(os.getpid())")), annotator.page, 0
+    strike = threading.Timer(random.uniform(0.2, 4.0), os.kill, (pid, signal.SIGKILL))
+    strike.start()
+    while strike.is_alive():
+        row, column = random.randrange(height), random.randrange(width)
+        place, before = annotator.place(view, row, column), annotator.pixels()
+        deed = random.choice(DEEDS)
+        if deed == "click":
+            page.mouse.click(*place)
+        elif deed == "brush":
+            page.keyboard.press("b")
+            page.mouse.down()
+            page.mouse.move(place[0] + 40, place[1])
+            page.mouse.up()
+            page.keyboard.press("c")
+        elif deed == "wheel":
+            page.mouse.move(*place)
+            page.mouse.wheel(0, random.choice((-100, 100)))
+        else:
+            page.keyboard.press(deed)
+        with suppress(TimeoutError):
+            until(lambda before=before: (annotator.pixels() != before).any(), deed, 0.6)
+            new = shows_click(annotator.pixels(), view, row, column)
+            seen += deed == "click" and new and not shows_click(before, view, row, column)
+    return seen
+
+
+def clicks_in(journal: Path) -> int:
+    return sum(action["action"] == "click" for action in read_journal(journal)[1])
 
 
 def shows_click(pixels: np.ndarray, view: View, row: int, column: int) -> bool:
@@ -317,16 +273,10 @@ def shows_click(pixels: np.ndarray, view: View, row: int, column: int) -> bool:
     return tuple(pixels[y, x, :3]) == tuple(bytes.fromhex(POSITIVE[1:]))
 
 
-def digest_of(annotation) -> str:
+def digest_of(annotation: Annotation) -> str:
     return hashlib.sha256(annotation.labels().tobytes()).hexdigest()
 
 
-def main() -> None:
-    warnings.simplefilter("ignore")
-    with TemporaryDirectory() as twin:
-        case = example_case(os.environ.get("LIMNET_DATA"), twin)
-        report("measure_widget", (measure_slices, measure_round, measure_kills), case)
-
-
 if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")
+    report("measure_widget", (measure_slices, measure_round, measure_kills))
