@@ -22,7 +22,7 @@ def parameters(networks: LimNet) -> dict[str, int]:
 
 @torch.inference_mode()
 def flops(networks: LimNet, side: int) -> dict[str, float]:
-    """GFLOP of one call of each part; nothing is computed, shapes alone are followed.
+    """GFLOP of one call of each part; of most nothing is computed, shapes alone are followed.
 
     A multiplication and its addition count as two; only convolutions and matrix products count.
     A read of memory is one of as many slices as there are before consolidation. `slice` is what a
@@ -31,11 +31,12 @@ def flops(networks: LimNet, side: int) -> dict[str, float]:
     Args:
         side: pixels a side of what the propagation net sees, a multiple of its stride.
     """
-    click_net, net, quality_net = (deepcopy(getattr(networks, n)).to("meta") for n in NETWORKS)
+    click_net, net = (deepcopy(getattr(networks, name)).to("meta") for name in NETWORKS[:2])
+    quality_net = networks.quality_net  # computes: how much it does depends on its weights
     images = torch.zeros(1, 3, side, side, device="meta")
     zoom_size = networks.click_net.config.zoom_size
     crop = torch.zeros(1, 3, zoom_size, zoom_size, device="meta")
-    pair = torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, device="meta")
+    pair = torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, device=networks.device)
     key, mask = net.encode_key(images), images[:, :1]
     sensory = images.new_zeros(1, net.config.hidden_dim, *key.f16.shape[2:])
     parts = net.precompute(key)

@@ -34,6 +34,7 @@ class Optimisations:
     coarse_first: bool = True  # the click net convolves coarse features before it resizes them
     ahead: int = 8  # slices that a GPU encodes at once
     recorded: bool = True  # decoder and value encoder as CUDA graphs, on a GPU
+    refine: bool = True  # False, for comparisons: masks stay as they were propagated
 
     def load(self, networks: str = "lite", device: str = "cpu") -> LimNet:
         """The networks, as these optimisations have them."""
@@ -64,6 +65,8 @@ class Optimisations:
             close_up=trained.close_up and self.crop,
             cuda_graphs=self.recorded,
             parallel_map=self.parallel_map,
+            refinements=trained.refinements * self.refine,
+            smoothing=trained.smoothing * self.refine,
             fuse=False,
         )
         return Session(volume, networks, recipe, features=features)

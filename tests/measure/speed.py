@@ -109,8 +109,9 @@ def measure_exactness(folder: Path) -> dict[str, object]:
         return {"LIMNET_DATA names no data": "exactness is not measured"}
     ways = {"plain": replace(PLAIN, crop=True), "fast": Optimisations()}
     ways["bfloat16"] = Optimisations(precision="bfloat16")
-    whole = {name: (way, way.load()) for name, way in ways.items()}
-    alone = {name: (way, replace(each, refinements=0)) for name, (way, each) in whole.items()}
+    loaded = {name: way.load() for name, way in ways.items()}
+    whole = {name: (way, loaded[name]) for name, way in ways.items()}
+    alone = {name: (replace(way, refine=False), loaded[name]) for name, way in ways.items()}
     pairs = {
         "fast against plain, float32": (alone["plain"], alone["fast"]),
         "16 bits, propagation": (alone["fast"], alone["bfloat16"]),
