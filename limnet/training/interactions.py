@@ -80,7 +80,10 @@ class MaskPairs(NamedTuple):
     @classmethod
     def join(cls, parts: Iterable["MaskPairs"]) -> "MaskPairs":
         """All pairs in one; none where no part has any."""
-        full = [part for part in parts if len(part.images)] or [_no_pairs()]
+        full = [part for part in parts if len(part.images)]
+        if not full:
+            shapes = (3, 1, 1), (1, 1, 1), (1, 1, 1), (len(EVIDENCE),), ()
+            return cls(*(torch.zeros(0, *shape) for shape in shapes))
         return cls(*(torch.cat(tensors) for tensors in zip(*full, strict=True)))
 
     def choose(self, indices: Tensor) -> "MaskPairs":
@@ -89,8 +92,8 @@ class MaskPairs(NamedTuple):
 
     def swapped(self) -> "MaskPairs":
         """The same pairs with previous and current exchanged."""
-        masks, better = (self.current, self.previous), 1 - self.previous_better
-        return MaskPairs(self.images, *masks, -self.evidence, better)
+        images, previous, current, evidence, better = self
+        return MaskPairs(images, current, previous, -evidence, 1 - better)
 
 
 def simulate_interactions(
@@ -287,13 +290,8 @@ def _pairs(
     gain -= [dice(*both) for both in zip(current, truth, strict=True)]
     clear = np.abs(gain) >= MIN_DIFFERENCE
     if not clear.any():
-        return _no_pairs()
+        return MaskPairs.join([])
     previous, current = (torch.from_numpy(masks[clear]) for masks in (previous, current))
     crops = crop_to_masks(images[torch.from_numpy(clear)], previous, current)
     better = torch.from_numpy(gain[clear] > 0).float()
     return MaskPairs(*crops, torch.from_numpy(evidence[clear]), better)
-
-
-def _no_pairs() -> MaskPairs:
-    shapes = (3, 1, 1), (1, 1, 1), (1, 1, 1), (len(EVIDENCE),), ()
-    return MaskPairs(*(torch.zeros(0, *shape) for shape in shapes))

@@ -52,10 +52,8 @@ class LabelledVolume:
         if not self.targets:
             raise ValueError("a labelled volume needs at least one target label, got none")
         if self.images is not None and self.images.shape != self.labels.shape:
-            raise ValueError(
-                "images and labels must have one shape, "
-                f"got {self.images.shape} and {self.labels.shape}"
-            )
+            shapes = f"{self.images.shape} and {self.labels.shape}"
+            raise ValueError(f"images and labels must have one shape, got {shapes}")
 
 
 class SliceSequence(NamedTuple):
@@ -121,8 +119,7 @@ def cropped_sequence(rng: Rng, volume: LabelledVolume, options: SequenceOptions)
     label, centre = _target_voxel(rng, volume)
     still = rng.random() < options.still_share
     indices = _slice_indices(rng, int(centre[0]), volume.labels.shape[0], options.length, still)
-    fitted = rng.random() < options.fitted_share
-    if fitted:
+    if rng.random() < options.fitted_share:
         view = _view_of(rng, volume.labels[centre[0]] == label)
     else:
         view = _view_around(rng, centre[1:], max(volume.labels.shape[1:]))
@@ -217,13 +214,9 @@ def _sampling_grid(
     columns = column + steps * rng.normal(0, 0.02) * field
     height, width = plane
     cosine, sine = np.cos(angles) * fields, np.sin(angles) * fields
-    theta = np.stack(
-        [
-            np.stack([mirror * cosine, -sine, 2 * columns + 1 - width], 1) / width,
-            np.stack([mirror * sine, cosine, 2 * rows + 1 - height], 1) / height,
-        ],
-        axis=1,
-    )
+    across = np.stack([mirror * cosine, -sine, 2 * columns + 1 - width], 1) / width
+    down = np.stack([mirror * sine, cosine, 2 * rows + 1 - height], 1) / height
+    theta = np.stack([across, down], axis=1)
     shape = (options.length, 1, options.size, options.size)
     return functional.affine_grid(torch.from_numpy(theta).float(), list(shape), align_corners=False)
 
@@ -235,18 +228,15 @@ def _sample(
 ) -> Float32[Tensor, "slices rows columns"]:
     """Slices resampled on the grid; beyond their border the nearest pixel goes on."""
     tensor = torch.from_numpy(np.ascontiguousarray(slices))[:, None]
-    return functional.grid_sample(
-        tensor, grid, mode=mode, padding_mode="border", align_corners=False
-    )[:, 0]
+    return functional.grid_sample(tensor, grid, mode, "border", align_corners=False)[:, 0]
 
 
 def phantom_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
     """Synthetic abdomens, with thick slices for odd seeds and thin ones for even seeds."""
     targets = tuple(label for name, label in STRUCTURES.items() if name not in NO_TARGETS)
-    low, high = CT_WINDOWS["abdomen"]
+    window = tuple(float(edge) for edge in CT_WINDOWS["abdomen"])
     grids = ((seed, *PHANTOM_GRIDS[seed % 2]) for seed in seeds)
     patients = (abdomen(seed, shape=shape, spacing_mm=spacing) for seed, shape, spacing in grids)
-    window = float(low), float(high)
     return [LabelledVolume(each.structures, targets, each.images, window) for each in patients]
 
 
@@ -257,7 +247,7 @@ def heart_volumes(seeds: Iterable[int]) -> list[LabelledVolume]:
 
 
 def collection_volumes(data_root: str | Path) -> list[LabelledVolume]:
-    """Every case in a data folder whose licence lets weights be shipped, but those held out."""
+    """Every case in a data folder that may train weights and does not validate them."""
     cases = collection_cases(data_root)
     cases = [case for case in cases if case.trainable and not case.held_out]
     return [volume for case in cases if (volume := _labelled_volume(case)) is not None]

@@ -94,8 +94,7 @@ def click_batch(sequences: Iterable[SliceSequence], size: int, per_sequence: int
 
 def sequence_batch(sequences: Iterable[SliceSequence], size: int) -> SequenceBatch:
     """The next `size` sequences as one batch."""
-    chosen = list(islice(sequences, size))
-    return SequenceBatch(*(torch.stack(parts) for parts in zip(*chosen, strict=True)))
+    return SequenceBatch(*map(torch.stack, zip(*islice(sequences, size), strict=True)))
 
 
 def click_step(

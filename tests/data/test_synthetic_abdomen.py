@@ -62,12 +62,6 @@ def test_slices_run_to_the_head_rows_to_the_back_columns_to_the_left():
     assert where("stomach")[1] < where("aorta")[1] < spine[1]
 
 
-def test_labels_are_the_organs_among_the_structures():
-    structures, labels = patient(0).structures, patient(0).labels
-    assert np.array_equal(labels, structures * (structures <= 13))
-    assert set(np.unique(structures)) == {0, *STRUCTURES.values()}
-
-
 def test_tissues_have_their_hounsfield_units():
     images, structures = patient(1).images, patient(1).structures
 

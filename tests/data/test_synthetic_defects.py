@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.ndimage import label
 
 from limnet.data.synthetic.defects import (
     DEFECTS,
@@ -8,7 +7,6 @@ from limnet.data.synthetic.defects import (
     boundary,
     corrupt,
     morphology,
-    random_shape,
 )
 
 
@@ -58,12 +56,6 @@ def test_shapes_are_only_added(name):
     assert DEFECTS[name](np.zeros((64, 64), bool), np.random.default_rng(4)).any()
 
 
-def test_merged_shapes_touch_the_mask():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        assert label(DEFECTS["merge_shapes"](disk(), rng), np.ones((3, 3)))[1] == 1
-
-
 def test_parts_are_only_removed_and_one_of_two_shapes_can_go_whole():
     one, two = disk(radius=12, centre=(20, 20)), disk(radius=12, centre=(70, 70))
     rng = np.random.default_rng(0)
@@ -90,14 +82,6 @@ def test_the_displaced_boundary_stays_within_thirty_pixels():
         assert disk(200, 18, (100, 100))[defective == 0].sum() == 0
         assert not defective[~disk(200, 81, (100, 100))].any()
         assert boundary(defective).sum() > 1.2 * boundary(mask).sum()  # jagged
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_random_shape_keeps_within_its_radius(seed):
-    shape = random_shape((60, 60), np.array([30, 30]), 10.0, np.random.default_rng(seed))
-    rows, columns = shape.nonzero()
-    assert 25 < shape.sum() <= np.pi * 100
-    assert np.hypot(rows - 30, columns - 30).max() <= 10
 
 
 def test_the_mixture_draws_by_the_papers_probabilities():

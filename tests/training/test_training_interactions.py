@@ -7,18 +7,14 @@ from fakes import fakes
 
 from limnet.method.features import SliceFeatures
 from limnet.method.fusion import CROP_SIZE
-from limnet.metrics import dice
 from limnet.networks.checkpoints import lite
 from limnet.networks.quality_net import QualityNet
 from limnet.training import interactions
 from limnet.training.interactions import (
-    GOOD_DICE,
-    MIN_ERROR,
     InteractionSamples,
     MaskPairs,
     defective_pairs,
     pairs_of_rounds,
-    pairs_of_sequences,
     pairs_of_volumes,
     sample_pairs,
     simulate_interactions,
@@ -47,13 +43,6 @@ def test_the_label_names_the_mask_that_overlaps_more():
     assert (better == (pairs.previous_better > 0.5)).float().mean() > 0.95
     assert 0 < pairs.previous_better.mean() < 1
     assert pairs.images.shape[1:] == (3, CROP_SIZE, CROP_SIZE)
-
-
-def test_slices_without_the_target_give_no_pair():
-    empty = disk_sequence()._replace(target=torch.zeros(6, 64, 64, dtype=torch.bool))
-    both = defective_pairs([disk_sequence(), empty], np.random.default_rng(0))
-    one = defective_pairs([disk_sequence()], np.random.default_rng(0))
-    assert len(both.images) == len(one.images)
 
 
 def test_parts_without_pairs_do_not_hinder_the_others():
@@ -162,21 +151,6 @@ def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypat
     assert len(pairs.images) == 18
 
 
-def test_rounds_on_sequences_are_played_at_their_own_size(monkeypatch):
-    played = []
-
-    def remember(volume, target, networks, *, rounds, features):
-        played.append((volume.images.shape, int(target.sum()), features.resizer.size, rounds))
-        return numbered(0, 2)
-
-    monkeypatch.setattr(interactions, "pairs_of_rounds", remember)
-    full = disk_sequence()
-    empty = full._replace(target=torch.zeros(6, 64, 64, dtype=torch.bool))
-    pairs = pairs_of_sequences([full, empty, full], lite(), rounds=4)
-    assert played == [((6, 64, 64), int(full.target.sum()), (64, 64), 4)] * 2
-    assert len(pairs.images) == 4
-
-
 def ramp_sequence(first_column):
     """Columns that grow brighter; the target begins left of where the fake network paints."""
     columns = torch.arange(48) / 48
@@ -201,12 +175,6 @@ def test_slices_that_are_right_are_left_out():
     played = play(ramp_sequence(24))
     assert len(played.images) == 0
     assert play(ramp_sequence(12)._replace(target=torch.zeros(5, 32, 48) > 0)).images.shape[0] == 0
-
-
-def test_all_slices_are_worth_a_click():
-    played = play(ramp_sequence(12), ramp_sequence(36), rounds=3)
-    for mask, target in zip(played.previous.numpy(), played.targets.numpy(), strict=True):
-        assert (mask ^ target).sum() >= MIN_ERROR and dice(mask, target) <= GOOD_DICE
 
 
 def test_the_same_seed_plays_the_same():

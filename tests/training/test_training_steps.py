@@ -10,7 +10,7 @@ from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig
 from limnet.networks.quality_net import QualityNet, QualityNetConfig
 from limnet.training import steps as training
 from limnet.training.clicks import BatchedClicks
-from limnet.training.interactions import InteractionSamples, MaskPairs
+from limnet.training.interactions import MaskPairs
 from limnet.training.loop import FitOptions, fit
 from limnet.training.losses import dice_loss, normalised_focal_loss
 from limnet.training.samples import SliceSequence
@@ -77,10 +77,7 @@ def quality_batch():
     return MaskPairs(images, *pairs, torch.zeros(8, 5), previous_better.float())
 
 
-EVERY_ROUND = {
-    "drop_clicks_prob": 0.0,
-    "refinement_share": 0.0,
-}  # adds one click
+EVERY_ROUND = {"drop_clicks_prob": 0.0, "refinement_share": 0.0}  # adds one click
 
 
 def correcting_step(network, batch, rng):
@@ -124,16 +121,13 @@ def test_a_step_depends_on_its_generator_only(network, step, batch):
     assert first == same != other
 
 
-def test_every_weight_learns_from_clicks_but_those_that_weigh_objects():
+def test_every_weight_learns_but_those_that_weigh_objects():
     network = click_net()
     click_step(network, ClickBatch(*bright_boxes(2)), rng()).backward()
     # there is one object, which has all of the attention whatever they say
     attention = ("hrnet.head.f_pixel.", "hrnet.head.f_object.")
     for name, weight in network.named_parameters():
         assert (weight.grad is None) == name.startswith(attention), name
-
-
-def test_every_weight_learns_from_propagation():
     network, sequences = propagation_net(), SequenceBatch(*bright_boxes(2, 5))
     for seed in range(3):  # now the mask, now the value updates sensory memory
         propagation_step(network, sequences, rng(seed)).backward()
@@ -220,15 +214,6 @@ def test_every_round_has_a_loss():
     assert all(torch.equal(*pair) for pair in zip(batch[:2], before, strict=True))
 
 
-def test_batches_are_joined_with_masks_that_were_played():
-    images, targets = bright_boxes(2)
-    played = InteractionSamples(images[:1], targets[:1], targets[1:])
-    batch = ClickBatch.join(ClickBatch(images, targets), played).to("cpu")
-    assert torch.equal(batch.images, images[[0, 1, 0]])
-    assert torch.equal(batch.targets, targets[[0, 1, 0]])
-    assert not batch.previous[:2].any() and torch.equal(batch.previous[2], targets[1])
-
-
 def clicked(*clicks):
     """One sample with these (row, column, sign)."""
     return BatchedClicks(*torch.tensor(clicks).T[:, None])
@@ -248,13 +233,6 @@ def test_correcting_clicks_are_added_where_something_is_wrong():
     clicks, seen = after_round(clicks, torch.cat([right, 0 * right]), **EVERY_ROUND)
     assert clicks.signs.tolist() == [[1, 0], [1, 1]]
     assert torch.equal(seen, torch.cat([right, 0 * right]))
-
-
-def test_another_look_adds_no_click():
-    previous = torch.full((1, 1, 32, 32), 0.2)
-    clicks, seen = after_round(clicked((6, 6, 1)), previous, refinement_share=1.0)
-    assert torch.equal(seen, previous)
-    assert clicks.signs.tolist() == [[1, 0]] and clicks.rows[0, 0] == 6
 
 
 def test_a_mask_whose_clicks_are_forgotten_comes_with_one_click_on_its_error():
@@ -296,14 +274,6 @@ def test_evidence_is_weighed_as_it_deserves():
     weigh_evidence(network, telling_pairs(), ridge=0.0)
     found = network.weigh.weight[0].tolist()
     assert found == pytest.approx([1.0, -0.5, 2.0, 0.0, 0.3], abs=0.2)
-
-
-def test_weighing_prefers_neither_round_as_such():
-    pairs = telling_pairs()
-    often = (torch.arange(len(pairs.images)) % 4 < 3).float()
-    network = weighing_net()
-    weigh_evidence(network, pairs._replace(previous_better=pairs.previous_better.maximum(often)))
-    assert network.logits(*pairs[:3]).mean().item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_picture_that_speaks_for_the_worse_mask_or_for_none_weighs_nothing():

@@ -38,20 +38,12 @@ def begin_twin(folder: Path, recipe: dict[str, Any], files: Iterable[Path]) -> N
     if not marker.is_file() or json.loads(marker.read_text()) != recipe:
         for path in files:
             path.unlink(missing_ok=True)
-        _remove_empty(folder, {path.parent for path in files})
+        inside = {parent for path in files for parent in path.parents if folder in parent.parents}
+        for emptied in sorted(inside, reverse=True):  # the inner ones first
+            if emptied.is_dir() and not any(emptied.iterdir()):
+                emptied.rmdir()
         folder.mkdir(parents=True, exist_ok=True)
         write_first(marker, lambda path: path.write_text(json.dumps(recipe, indent=1)))
-
-
-def _remove_empty(folder: Path, emptied: Iterable[Path]) -> None:
-    """Removes folders inside another one that hold nothing, and those that then hold nothing."""
-    for path in emptied:
-        for inside in (path, *path.parents):
-            if inside == folder or folder not in inside.parents:
-                break
-            if not inside.is_dir() or any(inside.iterdir()):
-                break
-            inside.rmdir()
 
 
 def write_slices(path: Path, slices: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
