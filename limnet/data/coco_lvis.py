@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from limnet.data.cases import BROKEN, few, first_folder
+from limnet.data.cases import BROKEN, few
+from limnet.data.folders import first_folder
 from limnet.data.image_sets import ImageLayout, Sample
 from limnet.data.synthetic.scenes_2d import Thing, instance_mask, still_life
 from limnet.data.synthetic.twins import TWIN_SEEDS
@@ -215,6 +216,7 @@ COCO_LVIS = ImageLayout(
     name="COCO + LVIS",
     folders=("coco_lvis", "lvis", "LVIS", "coco", "COCO", "."),
     inside=(".",),
+    source="LVIS v1 and the images of COCO 2017",
     marks=tuple(f"{where}{split.lvis}" for split in SPLITS for where in ("annotations/", "")),
     samples=_samples,
     draw=_draw,

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from limnet.data.cases import Case, few, find_folder, first_folder
+from limnet.data.cases import Case, few
+from limnet.data.folders import find_folder, first_folder
 from limnet.data.synthetic.scenes import CLASSES, VERSION, surgical_scene
 from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_first
 

@@ -23,11 +23,10 @@ from PIL import Image
 from limnet.data.cases import (
     LabelledImage,
     few,
-    find_folder,
-    first_folder,
     read_map,
     read_rgb,
 )
+from limnet.data.folders import SetFolder
 from limnet.data.synthetic.abdomen import VERSION as ABDOMEN_VERSION
 from limnet.data.synthetic.abdomen import abdomen
 from limnet.data.synthetic.defects import corrupt
@@ -57,31 +56,14 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageLayout:
+class ImageLayout(SetFolder):
     """One set of images: where its files are, and what its twin shows."""
 
-    name: str
-    folders: tuple[str, ...]  # where a data folder may hold it
-    inside: tuple[str, ...]  # where these may hold the files; a twin goes into the first
-    marks: tuple[str, ...]  # glob patterns, one of which shows that a folder holds the set
     samples: Callable[[Path], list[Sample]]
     # files of the twin with this seed: pixels, or bytes as they are
     draw: Callable[[int], Iterator[tuple[str, np.ndarray | bytes]]]
     twin_images: int
     trainable: bool = False  # whether weights that ship may be trained on the set itself
-
-    def find(self, data_root: str | Path | None) -> Path | None:
-        """The folder for `read` in the data folder (`LIMNET_DATA`), None where there is none.
-
-        Raises:
-            ValueError: there is no such data folder.
-        """
-        return find_folder(data_root, self.folders, self._holder)
-
-    def _holder(self, root: Path) -> Path | None:
-        return first_folder(
-            root, self.inside, lambda folder: any(any(folder.glob(mark)) for mark in self.marks)
-        )
 
     def read(self, root: str | Path) -> tuple[LabelledImage, ...]:
         """The images of the set, or of its twin, in a fixed order; files are opened when loaded.
@@ -93,13 +75,7 @@ class ImageLayout:
             ValueError: the folder is missing or has another layout, a part of the set is empty, a
                 file has another name, or one of the files of an image is missing.
         """
-        folder = self._holder(Path(root))
-        if folder is None:
-            raise ValueError(
-                f"a folder of {self.name} must hold {self.marks[0]}, got {root}"
-                f" ({'another layout' if Path(root).is_dir() else 'no such folder'}); point at the"
-                " folder into which the set was unpacked"
-            )
+        folder = self.require(root)
         samples = self.samples(folder)
         files = [path for each in samples for path in (each.image, *each.files)]
         missing = [path.relative_to(folder).as_posix() for path in files if not path.is_file()]
@@ -127,7 +103,7 @@ class ImageLayout:
         Raises:
             ValueError: the folder holds a set that is no twin.
         """
-        folder = self._holder(Path(root)) or Path(root) / self.inside[0]
+        folder = self.holder(root) or Path(root) / self.inside[0]
         what = f"synthetic images in the layout of {self.name}"
         files = [path for kind in ("png", "jpg", "json") for path in folder.rglob(f"[!.]*.{kind}")]
         files = [path for path in files if path.name != MARKER]
@@ -211,6 +187,7 @@ ISHAPE = ImageLayout(
     name="iShape",
     folders=("ishape_dataset", "ishape", "iShape", "."),
     inside=("ishape_dataset", "."),
+    source="ishape_dataset.tar",
     marks=tuple(f"{subset}/train/instance_map" for subset in SUBSETS),
     samples=partial(
         _pairs, parts=ISHAPE_PARTS, images="image", maps="instance_map", first=FIRST_INSTANCE
@@ -283,6 +260,7 @@ DAVIS585 = ImageLayout(  # ClickSEG names a licence for its code, none for this 
     name="DAVIS-585",
     folders=("davis585", "DAVIS585", "DAVIS-585", "."),
     inside=("DAVIS585", ".", "data", "DAVIS585/data"),
+    source="ClickSEG's DAVIS585",
     marks=tuple(f"*/init_{kind}_*.png" for kind in INITIAL),
     samples=_davis_samples,
     draw=_draw_davis,
@@ -317,6 +295,7 @@ IN_HOUSE_US = ImageLayout(
     name="In-house US",
     folders=("in_house_us",),
     inside=(".",),
+    source="the layout on top of limnet/data/image_sets.py",
     marks=("training",),
     samples=partial(_pairs, parts={"training": "training", "test": "test"}),
     draw=_draw_ultrasound,
@@ -326,6 +305,7 @@ IN_HOUSE_CT = ImageLayout(
     name="In-house CT",
     folders=("in_house_ct",),
     inside=(".",),
+    source="the layout on top of limnet/data/image_sets.py",
     marks=("training",),
     samples=partial(_pairs, parts={"training": "training"}),
     draw=_draw_ct,

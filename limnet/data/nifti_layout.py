@@ -10,7 +10,8 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 
-from limnet.data.cases import Case, few, find_folder, first_folder
+from limnet.data.cases import Case, few
+from limnet.data.folders import SetFolder
 from limnet.data.synthetic.abdomen import STRUCTURES, VERSION, Phantom, abdomen
 from limnet.data.synthetic.lesions import VERSION as LESIONS_VERSION
 from limnet.data.synthetic.lesions import with_lesion
@@ -38,18 +39,13 @@ class TwinFile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(SetFolder):
     """One set of NIfTI files: what its folder looks like, what its labels mean, what its twin has.
 
     None of these sets may train weights that are free for any use: BTCV's terms do not cover them,
     KiTS19 is CC BY-NC-SA, AMOS CC BY-NC by the paper's page, MSD CC BY-SA. Their twins may.
     """
 
-    name: str
-    folders: tuple[str, ...]  # where a data folder may hold it
-    inside: tuple[str, ...]  # where these may hold the files; a twin goes into the first
-    mark: str  # glob pattern of what shows that a folder holds the set
-    source: str  # what holds the set where it comes from
     pairs: tuple[Pairs, ...]  # test cases first
     case: str  # name of a case, with {} for its id
     labels: dict[str, int | tuple[int, ...]]  # an organ contains its tumour
@@ -70,17 +66,6 @@ class Layout:
     lesion: int = 0  # its id
     stored: tuple[type, type] = (np.int16, np.uint8)  # of images and of labels
 
-    def find(self, data_root: str | Path | None) -> Path | None:
-        """The folder for `read` in the data folder (`LIMNET_DATA`), None where there is none.
-
-        Raises:
-            ValueError: there is no such data folder.
-        """
-        return find_folder(data_root, self.folders, self._holder)
-
-    def _holder(self, root: Path) -> Path | None:
-        return first_folder(root, self.inside, lambda folder: any(folder.glob(self.mark)))
-
     def read(self, root: str | Path) -> tuple[Case, ...]:
         """The cases with labels of the set, or of its twin, in the order of `pairs` and of ids.
 
@@ -91,13 +76,7 @@ class Layout:
             ValueError: the folder is missing or has another layout, a file has another name, an
                 image or label lacks the other one, or `dataset.json` is of another set.
         """
-        folder = self._holder(Path(root))
-        if folder is None:
-            raise ValueError(
-                f"a folder of {self.name} must hold {self.inside[0]}/{self.mark}, got {root}"
-                f" ({'another layout' if Path(root).is_dir() else 'no such folder'});"
-                f" point at the folder of {self.source}"
-            )
+        folder = self.require(root)
         listed = self._check_list(folder / LIST)
         twin = is_twin(folder)
         cases = tuple(
@@ -203,7 +182,7 @@ class Layout:
         """
         if not 1 <= cases <= self.most:
             raise ValueError(f"a twin has 1 to {self.most} cases, as {self.name} has, got {cases}")
-        folder = self._holder(Path(root)) or Path(root) / self.inside[0]
+        folder = self.holder(root) or Path(root) / self.inside[0]
         layout = self.inside[0] if self.names else self.name
         version = [VERSION, LESIONS_VERSION] if self.lesion else VERSION
         recipe = {"what": f"synthetic phantoms in the layout of {layout}", "version": version}
