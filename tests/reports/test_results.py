@@ -114,7 +114,8 @@ def test_published_is_found_from_the_notebooks_folder_without_a_checkout(tmp_pat
     (tmp_path / "reports" / "published.yaml").write_text(
         "claims: {speed: {value: 1.0, unit: frames/s, source: here}}"
     )
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "site" / "limnet" / "reports" / "results.py"))
+    module = tmp_path / "site/limnet/reports/results.py"
+    monkeypatch.setattr(results, "__file__", str(module))
     monkeypatch.chdir(tmp_path / "notebooks")
     assert published_claims().loc["speed", "source"] == "here"
     monkeypatch.chdir(Path(tmp_path.anchor))
