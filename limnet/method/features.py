@@ -98,8 +98,8 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
-        self._features: OrderedDict[Hashable, SliceFeature] = OrderedDict()
-        self._last_sweep: dict[Hashable, int] = {}  # that used each of them
+        # with the last sweep that used each
+        self._features: OrderedDict[Hashable, tuple[SliceFeature, int]] = OrderedDict()
         self._sweep = 0
         self._lock = Lock()  # a background thread may fill what a propagation reads
 
@@ -113,23 +113,24 @@ class FeatureCache:
 
     def get(self, key: Hashable) -> SliceFeature | None:
         with self._lock:
-            if key in self._features:
-                self._features.move_to_end(key)
-                self._last_sweep[key] = self._sweep
-            return self._features.get(key)
+            if key not in self._features:
+                return None
+            feature, _ = self._features[key]
+            self._features[key] = feature, self._sweep
+            self._features.move_to_end(key)
+            return feature
 
     def put(self, key: Hashable, feature: SliceFeature) -> None:
         with self._lock:
             if key in self._features:
                 return
             while self._features and self.num_bytes + feature.num_bytes > self.max_bytes:
-                oldest = next(iter(self._features))
-                if self._sweep and self._last_sweep[oldest] >= self._sweep - 1:
+                oldest, (leaving, last_sweep) = next(iter(self._features.items()))
+                if self._sweep and last_sweep >= self._sweep - 1:
                     return
-                self.num_bytes -= self._features.pop(oldest).num_bytes
-                del self._last_sweep[oldest]
-            self._features[key] = feature
-            self._last_sweep[key] = self._sweep
+                del self._features[oldest]
+                self.num_bytes -= leaving.num_bytes
+            self._features[key] = feature, self._sweep
             self.num_bytes += feature.num_bytes
 
 
@@ -153,12 +154,11 @@ class SliceFeatures:
         Args:
             working_size: pixels of the shorter side of what the network sees; None: as trained.
             max_bytes: of all cached features, those of crops included.
-            stored_as: float16 and bfloat16 keep nearly twice as many features, rounded; keys stay
-                as they are. None: as they are computed.
+            stored_as: float16 and bfloat16 keep nearly twice as many features, rounded, but for
+                keys. None: as they are computed.
             crop: of every slice; None: all of it.
             cache: shared with features of other crops; None: a new one.
-            ahead: slices that a GPU encodes at once, on from the one asked for in the direction in
-                which slices are asked for. A CPU encodes one at a time.
+            ahead: slices that a GPU encodes at once; a CPU encodes one at a time.
         """
         self.volume, self.network, self.stored_as = volume, network, stored_as
         self.crop = crop or Crop.whole(volume.images.shape[1:3])

@@ -177,9 +177,8 @@ class Memory:
             keep: the slice stays whole to the end of the pass, as the first one always does; the
                 paper keeps every slice that a user has clicked on.
         """
-        new = new_tokens(
-            *(each.flatten(1).T.float().contiguous() for each in (key, shrinkage, selection, value))
-        )
+        maps = (key, shrinkage, selection, value)
+        new = new_tokens(*(each.flatten(1).T.float().contiguous() for each in maps))
         per_slice = len(new)
         if self.tokens is None:
             self.tokens, self.kept_tokens = new, per_slice
@@ -215,14 +214,11 @@ class Memory:
             prototypes.selection,
             weights @ candidates.value,  # Eq. 12
         )
-        long = self._remembered(self.tokens[: self.long_tokens]) + prototypes
+        long = self.tokens[: self.long_tokens]
+        excess = len(long) - (self.config.max_long_tokens - self.config.num_prototypes)
+        if excess > 0:  # the least used tokens make room; ties go too, as in XMem
+            threshold = long.use_rate.kthvalue(excess).values
+            long = long[(long.use_rate > threshold).nonzero()[:, 0]]
+        long = long + prototypes
         self.long_tokens = len(long)
         self.tokens = long + kept + recent
-
-    def _remembered(self, long: Tokens) -> Tokens:
-        """Long-term memory without its least used tokens, if the next prototypes need the room."""
-        excess = len(long) - (self.config.max_long_tokens - self.config.num_prototypes)
-        if excess <= 0:
-            return long
-        threshold = long.use_rate.kthvalue(excess).values
-        return long[(long.use_rate > threshold).nonzero()[:, 0]]  # ties go too, as in XMem

@@ -142,7 +142,7 @@ def _within(
         found = (parallel if recipe.parallel_map else map)(refine, found)
     if recipe.smoothing:
         prompt = torch.from_numpy(user_masks[prompt_slice]).to(features.device, torch.float32)
-        found = smooth_across_slices(found, prompt_slice, prompt, recipe.smoothing)
+        found = smooth_across_slices(found, prompt, recipe.smoothing)
     yield SliceDone(prompt_slice, user_masks[prompt_slice], 1, total)
     reached = {prompt_slice}
     for index, probability in found:
@@ -160,32 +160,26 @@ def _within(
 
 
 def smooth_across_slices(
-    slices: Iterable[tuple[int, Probability]],
-    prompt_slice: int,
-    prompt: Probability,
-    share: float,
+    slices: Iterable[tuple[int, Probability]], prompt: Probability, share: float
 ) -> Iterator[tuple[int, Probability]]:
     """Each slice with a share of both its neighbours in it, one slice late (beyond the paper).
 
     Args:
         slices: slice index and probability, in one direction from the prompt slice, then the other.
     """
-    window: list[tuple[int, Probability]] = []  # the last two slices; the second is still to come
+    last: tuple[int, Probability, Probability] | None = None  # index, before it, its own
 
-    def mean(after: Probability | None = None) -> Iterator[tuple[int, Probability]]:
-        if window:
-            (_, before), (index, own) = window
-            after = own if after is None else after
-            yield index, own + share * (before + after - 2 * own)
+    def mean(after: Probability) -> tuple[int, Probability]:
+        index, before, own = last
+        return index, own + share * (before + after - 2 * own)
 
     for index, probability in slices:
-        if window and abs(index - window[-1][0]) == 1:
-            yield from mean(probability)
-        else:
-            yield from mean()
-            window = [(prompt_slice, prompt)]
-        window = [window[-1], (index, probability)]
-    yield from mean()
+        adjacent = last is not None and abs(index - last[0]) == 1
+        if last is not None:
+            yield mean(probability if adjacent else last[2])
+        last = (index, last[2] if adjacent else prompt, probability)
+    if last is not None:
+        yield mean(last[2])
 
 
 def propagate(

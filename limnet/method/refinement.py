@@ -60,9 +60,8 @@ def predict_prompt(
     """One prediction of the click network from all clicks on a slice so far (RITM's NoBRS).
 
     With zoom, image, previous probability and clicks are cropped and resized together
-    (`ZoomIn.crop`); the probability is resized back and is 0 outside the crop. With skip_clicks <=
-    0, a small object found on the whole slice is predicted once more, zoomed in. With flip, the
-    logits of the slice and of its mirror image are averaged.
+    (`ZoomIn.crop`); the probability is 0 outside the crop. With skip_clicks <= 0, a small object
+    found on the whole slice is predicted once more, zoomed in.
 
     Args:
         click_net: in eval mode, on the image's device.
@@ -225,11 +224,10 @@ def rejects_object(clicks: Sequence[Click], mask: Mask) -> bool:
 def implicit_positive_click(clicks: Sequence[Click], mask: Mask) -> Click | None:
     """The positive click that lone negative clicks on a mask imply, or None.
 
-    Who takes a part of a mask away agrees with the rest of it: its deepest pixel, unless the click
-    `rejects_object`. (Networks that were mostly trained with a positive click take away all of the
-    mask where there is none.)
+    Who takes a part of a mask away agrees with the rest of it: its deepest pixel. (Networks that
+    were mostly trained with a positive click take away all of the mask where there is none.)
     """
-    if not mask.any() or any(click.positive for click in clicks) or rejects_object(clicks, mask):
+    if not mask.any() or any(click.positive for click in clicks):
         return None
     return Click(clicks[0].slice_index, *deepest_pixel(mask)[0])
 

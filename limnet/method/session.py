@@ -182,7 +182,7 @@ class Session:
         )
         masks, previous_better = propagated, np.full(len(propagated), 0.5, dtype=np.float32)
         if self.recipe.fuse and self.rounds:
-            masks, previous_better = self._fuse(propagated, user_masks)
+            masks, previous_better = self._fuse(propagated)
         kept = masks.differs(propagated)
         if kept.any():
             errors = np.where(kept, self.rounds[-1].expected_errors, errors)
@@ -213,10 +213,8 @@ class Session:
         """
         self._check_slice(slice_index, "chosen")
         if len(self.rounds) < 2 or slice_index in self.state.prompts:
-            raise ValueError(
-                f"slice {slice_index} must have masks of two rounds and no click of its own, got "
-                f"{len(self.rounds)} rounds; undo or click there instead"
-            )
+            asked = f"slice {slice_index} must have masks of two rounds and no click of its own"
+            raise ValueError(f"{asked}, got {len(self.rounds)} rounds; undo or click there instead")
         chosen = self.rounds[-1].with_other(slice_index, self.rounds[-2])
         self._history.push(replace(self.state, rounds=(*self.rounds[:-1], chosen)))
         return chosen.masks[slice_index]
@@ -241,10 +239,8 @@ class Session:
     def unlock(self, slice_index: int) -> None:
         """Let later rounds change this slice, which must be locked, again."""
         if slice_index not in self.state.locked:
-            raise ValueError(
-                f"slice {slice_index} must be locked to be unlocked, "
-                f"locked are {sorted(self.state.locked)}"
-            )
+            locked = sorted(self.state.locked)
+            raise ValueError(f"slice {slice_index} must be locked to be unlocked, got {locked}")
         locked = {at: mask for at, mask in self.state.locked.items() if at != slice_index}
         self._history.push(replace(self.state, locked=MappingProxyType(locked)))
 
@@ -296,10 +292,8 @@ class Session:
         index, state = click.slice_index, self.state
         last = state.prompts.get(index)
         if last is None or click not in last.pending_clicks:
-            raise ValueError(
-                f"a click to move or remove must be one since slice {index} was last propagated "
-                f"from or painted, got {click}; undo goes further back"
-            )
+            since = f"made since slice {index} was last propagated from or painted"
+            raise ValueError(f"a click must be {since}, got {click}; undo goes further back")
         self._check_slice(index, "clicked")
         every = _exchanged(last.clicks, click, others)
         state = replace(state, clicks=_exchanged(state.clicks, click, others))
@@ -332,11 +326,10 @@ class Session:
         image = self.features.full_size([clicks[0].slice_index])[0]
         return self.refiner.refine_prompt(image, clicks, probability, new)
 
-    def _fuse(
-        self, current: PackedMasks, user_masks: dict[int, Mask]
-    ) -> tuple[PackedMasks, PerSlice]:
+    def _fuse(self, current: PackedMasks) -> tuple[PackedMasks, PerSlice]:
         """Eqs. 1-4 wherever the user has not decided."""
         previous, threshold = self.rounds[-1].masks, self.recipe.threshold
+        user_masks = self.state.user_masks
         if self.compare is not None:
             decided = np.isin(np.arange(len(current)), list(user_masks))
             previous = previous.where(~decided, current)

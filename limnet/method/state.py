@@ -193,8 +193,7 @@ class State:
     def with_prompt(self, slice_index: int, prompt: PromptedSlice) -> "State":
         """This slice was edited and has now that prompt."""
         prompts = MappingProxyType({**self.prompts, slice_index: prompt})
-        edited = (*self.edited, slice_index)
-        return replace(self, prompts=prompts, edited=edited)
+        return replace(self, prompts=prompts, edited=(*self.edited, slice_index))
 
     def without_prompt(self, slice_index: int) -> "State":
         """This slice, first edited in the open round, is as it was before."""

@@ -103,30 +103,6 @@ def test_a_tiny_object_is_shown_with_its_surroundings_pixel_by_pixel(generator):
     assert torch.equal(previous[0, 0, 1::3, 1::3] > 0.5, mask[0, 8:40, 18:50])
 
 
-def test_the_crop_holds_both_masks():
-    previous, current = box((20, 40), (30, 60)), box((100, 120), (150, 180))
-    _, first, second = crop_to_masks(torch.zeros(1, 3, 200, 240), previous, current)
-    side = 1.4 * 150 / 96  # slice pixels a crop pixel
-    assert first.sum().item() * side**2 == pytest.approx(20 * 30, rel=0.05)
-    assert second.sum().item() * side**2 == pytest.approx(20 * 30, rel=0.05)
-
-
-def test_masks_stay_aligned_with_the_image():
-    previous, current = box((13, 71), (131, 200)), box((40, 90), (100, 160))
-    images = (previous | current)[:, None].float().expand(-1, 3, -1, -1)
-    crop, first, second = crop_to_masks(images, previous, current)
-    assert torch.equal(crop[:, :1] > 0.5, (first > 0.5) | (second > 0.5))
-
-
-def test_beyond_the_border_there_is_image_but_no_mask():
-    images, mask = torch.full((1, 3, 60, 80), 0.7), box((0, 8), (0, 8), size=(60, 80))
-    crop, previous, _ = crop_to_masks(images, mask, mask)
-    torch.testing.assert_close(crop, torch.full_like(crop, 0.7))
-    inside = previous[0, 0] > 0.5
-    # 32 pixels around the middle of 8, each three times as large: 12 of them before the border
-    assert not inside[:36].any() and not inside[:, :36].any() and inside[37:59, 37:59].all()
-
-
 def test_empty_masks_are_shown_with_the_whole_slice():
     images, empty = torch.rand(1, 3, 60, 80), torch.zeros(1, 60, 80, dtype=bool)
     crop, previous, current = crop_to_masks(images, empty, empty)
@@ -176,17 +152,12 @@ def bright(count):
     return lambda indices: picture.expand(len(indices), 3, 10, 10)
 
 
-def test_equal_rounds_tell_nothing():
-    told = features_of(columns(1, 2, 3), columns(1, 2, 3), asked=[0, 1, 2])
-    assert not any(values.any() for values in told.values())
-
-
 def test_areas_are_compared_as_a_ratio():
     told = features_of(columns(4, 0, 0), columns(1, 0, 0))
     assert told["log_area_ratio"][0] == pytest.approx(np.log(45 / 15))
 
 
-def test_likeness_is_that_to_the_nearest_mask_shown():
+def test_dice_is_that_to_the_nearest_mask_shown():
     given = {1: columns(2)[0], 7: columns(9)[0]}
     told = features_of(columns(2, 0, 2, *5 * [9]), columns(4, 0, 4, *5 * [9]), given, asked=[0, 2])
     dice = 2 * 20 / (20 + 40)

@@ -76,13 +76,6 @@ def test_long_term_memory_never_exceeds_its_capacity(generator):
         assert filled(generator, slices, config).long_tokens <= 10
 
 
-def test_the_least_used_tokens_leave_first(generator):
-    memory = Memory(MemoryConfig(num_prototypes=2, max_long_tokens=5))
-    long = new_tokens(*(torch.rand(5, channels, generator=generator) for channels in (4, 1, 4, 5)))
-    long.usage = torch.tensor([0.3, 0.1, 0.9, 0.2, 0.5])
-    torch.testing.assert_close(memory._remembered(long).usage, torch.tensor([0.3, 0.9, 0.5]))
-
-
 def test_consolidation_agrees_with_xmem():
     expected = answers("xmem_memory_units")
     memory = Memory(MemoryConfig(min_work_slices=2, max_work_slices=3, num_prototypes=8))

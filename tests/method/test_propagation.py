@@ -1,6 +1,5 @@
 import math
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from limnet.method.propagation import (
 from limnet.method.refinement import Refiner
 from limnet.method.state import Recipe
 from limnet.networks.checkpoints import lite
-from limnet.networks.inference import fuse_batchnorm
 from limnet.networks.official import load_xmem
 from limnet.networks.propagation_net import PropagationNet, PropagationNetConfig, SliceEncoding
 from limnet.volumes import Volume
@@ -161,25 +159,6 @@ def test_sensory_memory_updates_where_it_is_asked_to(every, from_value, from_mas
     assert [update for source, update in network.seen if source == "mask"] == from_mask
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_sensory_memory_has_one_type_from_the_beginning(exact, features, monkeypatch):
-    config = replace(lite().propagation_net.config, fp32_memory=exact)
-    network, types = fuse_batchnorm(PropagationNet(config), torch.bfloat16), set()
-    for name in ("decode", "encode_value"):
-        monkeypatch.setattr(network, name, seen_types(getattr(network, name), types))
-    list(propagate_pass(network, features, range(5), {0: mask()}, Recipe()))
-    assert types == {torch.float32 if exact else torch.bfloat16} == {network.sensory_dtype}
-
-
-def seen_types(function, types):
-    def noting(*inputs, **how):
-        answer = function(*inputs, **how)
-        types.update({inputs[2].dtype, answer[1].dtype})
-        return answer
-
-    return noting
-
-
 SPOT = (slice(20, 28), slice(40, 48))
 
 
@@ -248,7 +227,7 @@ def observed(network, features, given):
     return masks, parts, frames
 
 
-def test_a_small_object_is_seen_in_a_close_up():
+def test_a_small_object_is_seen_in_a_crop():
     masks, parts, frames = observed(*on(spots(), close_up_size=48), {2: spot()})
     assert parts == [Crop.from_masks(spot()[None]).size] and frames == {(48, 48)}
     assert np.array_equal(masks[0], masks[4]) and masks[0, 24, 44] and masks[0].sum() < 150
@@ -272,7 +251,7 @@ def test_a_fifth_of_each_neighbour_counts_and_at_the_ends_the_slice_itself():
     slices = column(0.5, 0.9, 0.0, 0.4, 0.8)
     order = [3, 4, 1, 0]
     ordered = ((index, slices[index]) for index in order)
-    found = smooth_across_slices(ordered, 2, torch.ones(1, 1), 0.2)
+    found = smooth_across_slices(ordered, torch.ones(1, 1), 0.2)
     means = {index: round(mean.item(), 4) for index, mean in found}
     assert list(means) == order
     assert means == {

@@ -28,26 +28,6 @@ def test_a_history_goes_back_and_forth():
     assert history.now == 2
 
 
-def test_what_is_done_anew_forgets_what_was_undone():
-    history = UndoStack(0)
-    history.push(1)
-    history.undo()
-    history.push(2)
-    history.redo()
-    assert history.now == 2
-    history.undo()
-    assert history.now == 0
-
-
-def test_what_is_amended_takes_the_place_of_the_last_state():
-    history = UndoStack(0)
-    history.push(1)
-    history.amend(5)
-    assert history.now == 5
-    history.undo()
-    assert history.now == 0
-
-
 CLICK = Click(1, 2, 3)
 
 
@@ -64,20 +44,13 @@ def test_a_round_from_elsewhere_has_its_masks_and_no_doubt():
     assert given.clicks == () and not given.kept_previous.any() and not given.expected_errors.any()
 
 
-def test_clicks_are_settled_once_they_were_propagated_from():
+def test_clicks_are_committed_once_they_were_propagated_from():
     state = State().with_prompt(1, prompt(0.9, clicks=(CLICK,)))
     assert state.changed and state.prompts[1].pending_clicks == (CLICK,)
     closed = state.with_round(Round.from_masks(np.zeros((3, 2, 2), dtype=bool)))
     assert not closed.changed and closed.prompts[1].pending_clicks == ()
     assert closed.prompts[1].committed is state.prompts[1].probability
     assert state.changed  # the one before is as it was
-
-
-def test_a_slice_without_its_prompt_was_never_edited():
-    state = State().with_prompt(1, prompt(0.9)).with_prompt(2, prompt(0.8))
-    state = state.with_prompt(1, prompt(0.7)).without_prompt(1)
-    assert set(state.prompts) == {2} and state.edited == (2,) and state.changed
-    assert not state.without_prompt(2).changed
 
 
 def test_the_other_mask_of_a_slice_is_the_propagations_or_the_round_befores():
