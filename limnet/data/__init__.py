@@ -3,7 +3,7 @@
 from limnet.data.cases import Case, Chosen, DataSet, LabelledImage
 from limnet.data.coco_lvis import COCO_LVIS
 from limnet.data.collections import collection_cases, example_case, scribbled_slices
-from limnet.data.endovis18 import endovis18_cases, find_endovis18, write_endovis18_twin
+from limnet.data.endovis18 import PLACE, endovis18_cases, write_endovis18_twin
 from limnet.data.image_sets import DAVIS585, IN_HOUSE_CT, IN_HOUSE_US, ISHAPE
 from limnet.data.nifti_sets import AMOS, BTCV, KITS19, MSD_COLON, MSD_LUNG, MSD_PANCREAS
 
@@ -22,9 +22,7 @@ DATA_SETS = {
     key: DataSet(each.name, each.find, each.read, each.write_twin, TESTED.get(key))
     for key, each in LAYOUTS.items()
 }
-DATA_SETS["endovis18"] = DataSet(
-    "EndoVis 2018", find_endovis18, endovis18_cases, write_endovis18_twin
-)
+DATA_SETS["endovis18"] = DataSet(PLACE.name, PLACE.find, endovis18_cases, write_endovis18_twin)
 
 # the 2D sets of Table III
 IMAGE_SETS = {

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from limnet.data.cases import Case, few
-from limnet.data.folders import find_folder, first_folder
+from limnet.data.folders import SetFolder
 from limnet.data.synthetic.scenes import CLASSES, VERSION, surgical_scene
 from limnet.data.synthetic.twins import TWIN_SEEDS, begin_twin, is_twin, write_first
 
@@ -41,10 +41,16 @@ ENDOVIS18_SEQUENCES = {  # the test sequences, and the classes that Table VI has
 }
 BESIDE = {"seq_1": ("thread",), "seq_2": ("covered kidney",), "seq_4": ("covered kidney",)}
 TRAINING_FRAMES = 149  # of each training sequence; a test sequence has 249 or 250
-ENDOVIS18_LAYOUTS = ("test_data", "test_data/test_data", "Test_data_and_label_release/test_data")
-ENDOVIS18_FOLDERS = ("endovis18", "EndoVis18", "endovis2018", "EndoVis2018", "EndoVis_2018_RSS")
 FRAMES, LABELS, LIST = "left_frames", "labels", "labels.json"
 SUFFIXES = (".png", ".jpg", ".jpeg")
+PLACE = SetFolder(
+    name="EndoVis 2018",
+    folders=("endovis18", "EndoVis18", "endovis2018", "EndoVis2018", "EndoVis_2018_RSS"),
+    inside=("test_data", "test_data/test_data", "Test_data_and_label_release/test_data", "."),
+    # each archive of the test data may have made a folder around its sequence
+    marks=(f"seq_[1-4]/{FRAMES}", f"seq_[1-4]-*/seq_[1-4]/{FRAMES}"),
+    source="the test data",
+)
 
 
 def endovis18_cases(root: str | Path) -> tuple[Case, ...]:
@@ -61,13 +67,7 @@ def endovis18_cases(root: str | Path) -> tuple[Case, ...]:
         ValueError: the folder is missing or has another layout, holds training sequences, a frame
             lacks its label or the other way round, or `labels.json` names no class with a colour.
     """
-    folder = _test_folder(Path(root))
-    if folder is None:
-        raise ValueError(
-            f"an EndoVis 2018 folder must hold test_data/seq_1/{FRAMES} and {LABELS}, got {root}"
-            f" ({'another layout' if Path(root).is_dir() else 'no such folder'});"
-            " point at the folder into which the test data was unpacked"
-        )
+    folder = PLACE.require(root)
     twin = is_twin(folder)
     collection = "EndoVis 2018 twin (synthetic)" if twin else "EndoVis 2018"
     found = {name: _sequence(folder, name) for name in ENDOVIS18_SEQUENCES}
@@ -143,18 +143,6 @@ def _colours(sequence: Path, folder: Path) -> dict[str, tuple[int, int, int]]:
     return known
 
 
-def find_endovis18(data_root: str | Path | None) -> Path | None:
-    """The folder for `endovis18_cases` in the data folder (`LIMNET_DATA`), None: there is none."""
-    return find_folder(data_root, ENDOVIS18_FOLDERS, _test_folder)
-
-
-def _test_folder(root: Path) -> Path | None:
-    def holds(folder: Path) -> bool:
-        return any(_sequence(folder, name) for name in ENDOVIS18_SEQUENCES)
-
-    return first_folder(root, (*ENDOVIS18_LAYOUTS, "."), holds)
-
-
 def _sequence(folder: Path, name: str) -> Path | None:
     """The folder of a sequence; each archive of the test data may have made one around it."""
     places = [folder / name, *sorted(folder.glob(f"{name}-*/{name}"))]
@@ -182,7 +170,7 @@ def write_endovis18_twin(
     """
     if not 1 <= cases <= len(ENDOVIS18_SEQUENCES):
         raise ValueError(f"a twin has 1 to 4 sequences, as the test data has, got {cases}")
-    folder = _test_folder(Path(root)) or Path(root) / "test_data"
+    folder = PLACE.holder(root) or Path(root) / "test_data"
     recipe = {"what": "synthetic scenes in the layout of EndoVis 2018", "version": VERSION}
     recipe |= {"seed": seed, "frames": frames, "size": list(size)}
     begin_twin(folder, recipe, folder.glob("seq_*/*/[!.]*.png"))
