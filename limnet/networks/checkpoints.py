@@ -271,30 +271,19 @@ def fill(network_class: type, config: Any, tensors: Mapping[str, Tensor], origin
     """The network of a configuration with these tensors, if they are exactly those it needs."""
     with torch.device("meta"):  # no memory is spent before the tensors have proved to fit
         network = network_class(config)
-    expected, found = (
-        {key: tuple(tensor.shape) for key, tensor in state.items()}
-        for state in (network.state_dict(), tensors)
-    )
-    shared = expected.keys() & found.keys()
-    wrong = {
-        "missing": expected.keys() - found.keys(),
-        "unexpected": found.keys() - expected.keys(),
-        "of another shape": {key for key in shared if expected[key] != found[key]},
+    types = {key: tensor.dtype for key, tensor in network.state_dict().items()}
+    types = {key: tensor.dtype for key, tensor in network.state_dict().items()}
+    state = {  # the caller's tensors stay the caller's
+        key: tensor.to(types.get(key, tensor.dtype), copy=True) for key, tensor in tensors.items()
     }
-    if any(wrong.values()):
-        listed = "; ".join(
-            f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', ...' * (len(keys) > 3)})"
-            for what, keys in wrong.items()
-            if keys
-        )
+    try:
+        if missing := types.keys() - state.keys():  # PyTorch forgives some of batch norms
+            raise RuntimeError(f"missing {', '.join(sorted(missing))}")
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
         raise ValueError(
-            f"{origin} must hold exactly the tensors of a {network_class.__name__}, got {listed}"
-        )
-    state = {
-        key: tensors[key].to(tensor.dtype, copy=True)  # the caller's tensors stay the caller's
-        for key, tensor in network.state_dict().items()
-    }
-    network.load_state_dict(state, assign=True)
+            f"{origin} must hold exactly the tensors of a {network_class.__name__}: {error!s:.1000}"
+        ) from error
     return network.eval()
 
 

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from limnet.networks.layers import ResNet, initialise, normalise
 
-# what else may speak for a mask (ours, `method.evidence`): its area, its DSC with the nearest mask
-# that the user has shown, whether its intensities are those of the object there, whether it is as
-# the user last corrected a slice, and whether it is small where the object may have ended
-EVIDENCE = ("area", "likeness", "appearance", "correction", "ending")
+EVIDENCE = 5  # numbers that compare two masks beside the picture: `method.fusion.FusionFeatures`
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class QualityNet(nn.Module):
         self.classify = nn.Linear(self.encoder.channels[-1], 1)
         initialise(self)
         if self.config.evidence:
-            self.weigh = nn.Linear(len(EVIDENCE), 1, bias=False)
+            self.weigh = nn.Linear(EVIDENCE, 1, bias=False)
             nn.init.zeros_(self.weigh.weight)
 
     def forward(
@@ -52,7 +49,7 @@ class QualityNet(nn.Module):
 
         Args:
             images: red, green, blue in [0, 1]; ImageNet normalisation happens inside.
-            evidence: values named EVIDENCE; only networks that weigh it look at it.
+            evidence: of `method.fusion.FusionFeatures`; only networks that weigh it read it.
         """
         return self.logits(images, previous, current, evidence).sigmoid()
 

@@ -240,7 +240,7 @@ def test_xmem_without_sensory_memory_is_refused(xmem):
 
 
 def test_other_weights_are_not_taken_for_ritm(xmem):
-    with pytest.raises(ValueError, match=r"tensors of a ClickNet, got .* missing .* unexpected"):
+    with pytest.raises(ValueError, match=r"tensors of a ClickNet"):
         load_ritm(xmem)
 
 
