@@ -275,7 +275,7 @@ def weigh_evidence(network: QualityNet, pairs: MaskPairs, ridge: float = 3e-3) -
     with torch.no_grad():
         batches = zip(*(part.split(256) for part in pairs[:3]), strict=True)
         logits = [network.logits(*(each.to(where) for each in batch)) for batch in batches]
-    columns = torch.cat([torch.cat(logits).cpu()[:, None], pairs.evidence], dim=1).double()
+        columns = torch.cat([torch.cat(logits).cpu()[:, None], pairs.evidence], dim=1).double()
     scale = columns.std(dim=0, correction=0)
     scale[scale < 1e-6] = torch.inf  # what is the same everywhere tells nothing, and weighs nothing
     truth, signs = pairs.previous_better.double().numpy(), 2 * pairs.previous_better.numpy() - 1
