@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from limnet.networks.layers import ResNet, initialise, normalise
 
-EVIDENCE = 5  # numbers that compare two masks beside the picture: `method.fusion.FusionFeatures`
+# numbers that compare two masks beside the picture, in this order: `method.fusion.FusionFeatures`
+EVIDENCE = (
+    "log_area_ratio",
+    "dice_to_nearest_prompt",
+    "intensity_agreement",
+    "last_correction",
+    "distance_beyond_prompts",
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class QualityNet(nn.Module):
         self.classify = nn.Linear(self.encoder.channels[-1], 1)
         initialise(self)
         if self.config.evidence:
-            self.weigh = nn.Linear(EVIDENCE, 1, bias=False)
+            self.weigh = nn.Linear(len(EVIDENCE), 1, bias=False)
             nn.init.zeros_(self.weigh.weight)
 
     def forward(

@@ -82,7 +82,7 @@ class MaskPairs(NamedTuple):
         """All pairs in one; none where no part has any."""
         full = [part for part in parts if len(part.images)]
         if not full:
-            shapes = (3, 1, 1), (1, 1, 1), (1, 1, 1), (EVIDENCE,), ()
+            shapes = (3, 1, 1), (1, 1, 1), (1, 1, 1), (len(EVIDENCE),), ()
             return cls(*(torch.zeros(0, *shape) for shape in shapes))
         return cls(*(torch.cat(tensors) for tensors in zip(*full, strict=True)))
 
@@ -135,7 +135,7 @@ def defective_pairs(sequences: Iterable[SliceSequence], rng: Rng) -> MaskPairs:
             pair = (first, second) if rng.random() < 0.5 else (second, first)
             images.append(image.expand(3, -1, -1))
             masks.append((*pair, target))
-    evidence = np.zeros((len(images), EVIDENCE), np.float32)
+    evidence = np.zeros((len(images), len(EVIDENCE)), np.float32)
     return _pairs(torch.stack(images), *np.stack(masks, axis=1), evidence)
 
 
