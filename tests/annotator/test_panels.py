@@ -10,7 +10,8 @@ from fakes import SHAPE, fakes, ramp
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.widget.controller import Controller
 from limnet.annotator.widget.keys import press_key
-from limnet.annotator.widget.panels import COLOURS, FilePanel, LookPanel, ObjectPanel, SlicePanel
+from limnet.annotator.widget.panels import COLOURS, FilePanel, LookPanel, ObjectPanel
+from limnet.annotator.widget.timeline import SlicePanel
 from limnet.networks.checkpoints import LimNet
 from limnet.volumes import Volume
 

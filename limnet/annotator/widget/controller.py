@@ -14,7 +14,7 @@ import numpy as np
 from limnet.annotator.annotation import Annotation, SegmentedObject
 from limnet.annotator.journal import Recording
 from limnet.annotator.widget.gestures import Gesture, Number, Place, drawn_action
-from limnet.annotator.widget.run import Cancelled, Run
+from limnet.annotator.widget.run import Run
 from limnet.annotator.widget.view import ViewState, dragged_window, stroke
 from limnet.method.features import FeaturePrefetcher
 from limnet.method.prompts import Click
@@ -315,7 +315,7 @@ class Controller:
         if self.run is not run:  # somebody waited for it
             return
         self.run, found = None, run.found
-        if isinstance(found, Cancelled):
+        if found is None:
             self.set_status("Cancelled; the round before stays.")
         elif isinstance(found, Exception):
             self.set_status(f"Propagation failed: {found}", error=True)

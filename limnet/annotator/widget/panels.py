@@ -1,19 +1,18 @@
-"""The panels beside the canvas: objects, how one looks, files. Each is a box and a `refresh`."""
+"""The panels around the canvas: actions, tools, objects, how one looks, files.
 
-from collections.abc import Callable, Sequence
+Each is a box and a `refresh`.
+"""
+
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
-from ipyevents import Event
 
 from limnet.annotator import export
 from limnet.annotator.dicom_seg import is_dicom
-from limnet.annotator.export import SliceProvenance, slice_provenance
-from limnet.annotator.widget.actions import button
-from limnet.annotator.widget.controller import Controller
-from limnet.annotator.widget.timeline import Timeline, described
+from limnet.annotator.widget.controller import TOOLS, Controller
 from limnet.volumes import CT_WINDOWS
 from limnet.volumes.masks import PackedMasks
 
@@ -24,60 +23,76 @@ COLOURS = (
 )  # fmt: skip
 WIDE = ipywidgets.Layout(width="auto", flex="1 1 auto")
 NOW = ("now", -1)  # of the rounds to look at; None would be no choice at all
-DESCRIBED = "font-size: 12px; line-height: 17px; min-height: 34px"  # room for two lines
 NARROW = ipywidgets.Layout(width="36px", padding="0")
 
 
-class SlicePanel:
-    """A slider through the images, and under it what there is to say about each slice."""
+def button(description: str, tooltip: str, does: Callable[[], object], **more) -> ipywidgets.Button:
+    """A button that calls a function without arguments."""
+    more = {"layout": ipywidgets.Layout(width="auto", flex="0 0 auto"), **more}
+    made = ipywidgets.Button(description=description, tooltip=tooltip, **more)
+    made.on_click(lambda _: does())
+    return made
 
-    def __init__(self, controller: Controller, width: int) -> None:
-        self.controller, self.timeline = controller, Timeline(width)
-        self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
-        self._slider.observe(lambda change: self._go_to(change["new"]), "value")
-        self._described = ipywidgets.HTML()
-        self._pressed = Event(source=self.timeline.canvas, watched_events=["mousedown"])
-        self._pressed.on_dom_event(self._press)
-        self._is_refreshing = False
-        self._shown: tuple[object, object] = (None, None)
-        self._records: tuple[SliceProvenance, ...] = ()
-        self._errors: Sequence[float] | np.ndarray = ()
-        self.box = ipywidgets.VBox([self._slider, self.timeline.canvas, self._described])
+
+class ActionPanel:
+    """What is done to the slice or the volume, once; its tooltips say more."""
+
+    def __init__(self, controller: Controller, toggle_help: Callable[[], None]) -> None:
+        self.controller = made = controller
+        propagate = "carry the active object's mask through the volume"
+        self._propagate = button("Propagate (p)", propagate, made.propagate, button_style="primary")
+        self._cancel = button("Cancel (Esc)", "keep the round before", made.cancel)
+        self._bar = ipywidgets.IntProgress(layout={"width": "160px"})
+        self._speed = ipywidgets.Label()
+        self._undo = button("Undo (z)", "take the last action back", lambda: made.perform("undo"))
+        self._redo = button("Redo (y)", "do it again", lambda: made.perform("redo"))
+        self._lock = button("Lock (l)", "no later round changes the slice", made.lock_or_unlock)
+        other, doubt = "the mask that fusion did not choose", "where most errors are expected"
+        row = [
+            self._propagate,
+            self._cancel,
+            self._bar,
+            self._speed,
+            self._undo,
+            self._redo,
+            self._lock,
+            button("Other round (t)", other, made.take_other),
+            button("Next doubt (d)", doubt, made.look_at_doubt),
+            button("Keys (?)", "what mouse and keys do", toggle_help),
+        ]
+        self.box = ipywidgets.HBox(row, layout={"flex_flow": "row wrap"})
 
     def refresh(self) -> None:
-        """Show the slice that is looked at, and the active object's records."""
-        look, shown = self.controller.look, self.controller.object
-        index, self._is_refreshing = look.index(), True  # a smaller maximum moves the value
-        self._slider.max, self._slider.value = len(look.plane) - 1, index
-        self._is_refreshing = False
-        state = shown.session.state if shown else None
-        if (shown, state) != self._shown:
-            self._shown = (shown, state)
-            self._records = slice_provenance(shown.session) if shown else ()
-            self._errors = (
-                shown.session.rounds[-1].expected_errors if shown and state.rounds else ()
-            )
-            self.timeline.show(self._records, self._errors)
-        self.timeline.point_at(look.slice_index)
-        said = escape(self._description(look.slice_index))
-        self._described.value = f"<div style='{DESCRIBED}'>{said}</div>"
+        """Show what can be done now, and how far the propagation is."""
+        made, run = self.controller, self.controller.run
+        for widget in (self._cancel, self._bar, self._speed):
+            widget.layout.display = "" if run else "none"
+        self._propagate.disabled = run is not None
+        self._undo.disabled = not made.annotation.can_undo
+        self._redo.disabled = not made.annotation.can_redo
+        is_locked = made.object and made.look.slice_index in made.object.session.state.locked
+        self._lock.description = "Unlock (l)" if is_locked else "Lock (l)"
+        if run:
+            self._bar.max, self._bar.value = run.total, run.done
+            self._speed.value = f"{run.done} of {run.total}, {run.slices_a_second:.0f} slices/s"
 
-    def _description(self, slice_index: int) -> str:
-        if not self._records:
-            return ""
-        error = float(self._errors[slice_index]) if len(self._errors) else 0.0
-        shared = int(self.controller.annotation.overlap(slice_index).sum())
-        also = f", {shared} pixels shared with other objects" if shared else ""
-        return described(slice_index, self._records[slice_index], error) + also
 
-    def _go_to(self, index: int) -> None:
-        if not self._is_refreshing:
-            self.controller.go_to(index)
+class ToolPanel:
+    """What the mouse does."""
 
-    def _press(self, event: dict) -> None:
-        x = event["relativeX"] * self.timeline.canvas.width / max(event["boundingRectWidth"], 1)
-        self.controller.show_plane(0)
-        self.controller.go_to(self.timeline.slice_at(x))
+    def __init__(self, controller: Controller, width: int) -> None:
+        self.controller = controller
+        self.box = ipywidgets.ToggleButtons(
+            options=list(TOOLS),
+            tooltips=[f"key {key}" for key in TOOLS.values()],
+            style={"button_width": "auto"},
+            layout={"width": f"{width}px"},
+        )
+        self.box.observe(lambda change: controller.choose_tool(change["new"]), "value")
+
+    def refresh(self) -> None:
+        """Show the tool at hand."""
+        self.box.value = self.controller.tool
 
 
 class ObjectPanel:

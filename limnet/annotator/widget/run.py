@@ -11,10 +11,6 @@ from limnet.method.state import Round
 from limnet.volumes.masks import PackedMask
 
 
-class Cancelled(Exception):
-    """The user wants no more of it."""
-
-
 class Run:
     """What a thread has done so far of one object's round."""
 
@@ -24,11 +20,10 @@ class Run:
         self.done, self.total = 0, len(session.volume.images)
         self.arrived: dict[int, PackedMask] = {}  # slice index -> mask, before fusion
         self.ends: list[int] = []  # slices beyond which nothing was looked for
-        # the round, which is not yet closed, `Cancelled`, or what went wrong
+        # the round, which is not yet closed, what went wrong, or None: cancelled
         self.found: Round | Exception | None = None
         self._began = time.monotonic()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def start(self, advanced: Callable[[], None], finished: Callable[[], None]) -> None:
         """Compute the round; the functions are called in the thread.
@@ -42,10 +37,18 @@ class Run:
             try:
                 with closing(self.session.propagate_events()) as events:
                     for event in events:
-                        self._take(event)
+                        match event:
+                            case SliceDone():
+                                self.arrived[event.index] = PackedMask.pack(event.mask)
+                                self.done, self.total = event.done, event.total
+                            case Stopped():
+                                self.ends.append(event.index)
+                            case Round():
+                                self.found, self.done = event, self.total
                         advanced()
                         if self._stop.is_set():
-                            raise Cancelled("cancelled")
+                            self.found = None
+                            break
             except Exception as error:  # a thread has nobody else to tell
                 self.found = error
             finished()
@@ -53,24 +56,13 @@ class Run:
         self._thread = threading.Thread(target=work, name="propagation", daemon=True)
         self._thread.start()
 
-    def _take(self, event: SliceDone | Stopped | Round) -> None:
-        match event:
-            case SliceDone():
-                self.arrived[event.index] = PackedMask.pack(event.mask)
-                self.done, self.total = event.done, event.total
-            case Stopped():
-                self.ends.append(event.index)
-            case Round():
-                self.found, self.done = event, self.total
-
     def cancel(self) -> None:
         """Stop at the next slice."""
         self._stop.set()
 
     def wait(self, seconds: float | int | None = None) -> None:
         """Until the thread has ended."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+        self._thread.join(seconds)
 
     @property
     def slices_a_second(self) -> float:

@@ -5,17 +5,22 @@ from, the quality net's probability that the round before was better, and the ex
 """
 
 from collections.abc import Sequence
+from html import escape
 from typing import NamedTuple
 
+import ipywidgets
 import numpy as np
 from ipycanvas import Canvas
+from ipyevents import Event
 from ipywidgets import Layout
 from jaxtyping import Float, Int
 
-from limnet.annotator.export import SliceProvenance
+from limnet.annotator.export import SliceProvenance, slice_provenance
+from limnet.annotator.widget.controller import Controller
 from limnet.annotator.widget.image_cache import held, on_screen
 
 HEIGHT = 64
+DESCRIBED = "font-size: 12px; line-height: 17px; min-height: 34px"  # room for two lines
 BACKGROUND, NEUTRAL = "#1e2026", "#5c6069"  # its own, so that it looks the same in any theme
 ROUNDS = ("#3f76b5", "#5b98d0", "#82b9e3", "#b0d6f2", "#dff0fc")  # the last from round 5 on
 BY_USER, LOCKED, POINTED = "#f0a030", "#d5d8de", "#ffffff"
@@ -90,6 +95,58 @@ class Timeline:
         if slices:
             width, height = self.canvas.width, self.canvas.height
             _fill(self.canvas, line(self._pointed, slices, width, height))
+
+
+class SlicePanel:
+    """A slider through the images, and under it what there is to say about each slice."""
+
+    def __init__(self, controller: Controller, width: int) -> None:
+        self.controller, self.timeline = controller, Timeline(width)
+        self._slider = ipywidgets.IntSlider(layout={"width": f"{width}px"})
+        self._slider.observe(lambda change: self._go_to(change["new"]), "value")
+        self._described = ipywidgets.HTML()
+        self._pressed = Event(source=self.timeline.canvas, watched_events=["mousedown"])
+        self._pressed.on_dom_event(self._press)
+        self._is_refreshing = False
+        self._shown: tuple[object, object] = (None, None)
+        self._records: tuple[SliceProvenance, ...] = ()
+        self._errors: Sequence[float] | np.ndarray = ()
+        self.box = ipywidgets.VBox([self._slider, self.timeline.canvas, self._described])
+
+    def refresh(self) -> None:
+        """Show the slice that is looked at, and the active object's records."""
+        look, shown = self.controller.look, self.controller.object
+        index, self._is_refreshing = look.index(), True  # a smaller maximum moves the value
+        self._slider.max, self._slider.value = len(look.plane) - 1, index
+        self._is_refreshing = False
+        state = shown.session.state if shown else None
+        if (shown, state) != self._shown:
+            self._shown = (shown, state)
+            self._records = slice_provenance(shown.session) if shown else ()
+            self._errors = (
+                shown.session.rounds[-1].expected_errors if shown and state.rounds else ()
+            )
+            self.timeline.show(self._records, self._errors)
+        self.timeline.point_at(look.slice_index)
+        said = escape(self._description(look.slice_index))
+        self._described.value = f"<div style='{DESCRIBED}'>{said}</div>"
+
+    def _description(self, slice_index: int) -> str:
+        if not self._records:
+            return ""
+        error = float(self._errors[slice_index]) if len(self._errors) else 0.0
+        shared = int(self.controller.annotation.overlap(slice_index).sum())
+        also = f", {shared} pixels shared with other objects" if shared else ""
+        return described(slice_index, self._records[slice_index], error) + also
+
+    def _go_to(self, index: int) -> None:
+        if not self._is_refreshing:
+            self.controller.go_to(index)
+
+    def _press(self, event: dict) -> None:
+        x = event["relativeX"] * self.timeline.canvas.width / max(event["boundingRectWidth"], 1)
+        self.controller.show_plane(0)
+        self.controller.go_to(self.timeline.slice_at(x))
 
 
 def columns(

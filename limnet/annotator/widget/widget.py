@@ -14,18 +14,18 @@ from ipyevents import Event
 
 from limnet.annotator.annotation import Annotation
 from limnet.annotator.journal import Recording, journal_path
-from limnet.annotator.widget.actions import ActionPanel, ToolPanel
 from limnet.annotator.widget.canvas import LIGHT, Marks, Overlay, SlicePainter
 from limnet.annotator.widget.controller import Controller
 from limnet.annotator.widget.keys import keys_help, press_key
 from limnet.annotator.widget.panels import (
     COLOURS,
+    ActionPanel,
     FilePanel,
     LookPanel,
     ObjectPanel,
-    SlicePanel,
+    ToolPanel,
 )
-from limnet.annotator.widget.timeline import legend
+from limnet.annotator.widget.timeline import SlicePanel, legend
 from limnet.annotator.widget.view import View, windowed
 from limnet.networks.checkpoints import LimNet, load_networks
 from limnet.volumes import Volume
