@@ -107,10 +107,7 @@ def simulate_interactions(
     for sequence in sequences:
         if not sequence.target.any():
             continue
-        recipe = replace(Recipe.of(networks), fuse=False)
-        volume, features = _at_own_size(sequence, networks)
-        session = Session(volume, networks, recipe, features=features)
-        target = sequence.target
+        session, target = _session_of(sequence, networks), sequence.target
         count = int(rng.integers(1, rounds + 1))
         for masks in _rounds(session, target.numpy(), count, rng):
             clicked = {each.slice_index for each in session.clicks}
@@ -139,26 +136,12 @@ def defective_pairs(sequences: Iterable[SliceSequence], rng: Rng) -> MaskPairs:
     return _pairs(torch.stack(images), *np.stack(masks, axis=1), evidence)
 
 
-def pairs_of_rounds(
-    volume: Volume,
-    target: Masks,
-    networks: LimNet,
-    *,
-    rounds: int = 6,
-    fuse: bool = False,
-    features: SliceFeatures | None = None,
-) -> MaskPairs:
-    """Pairs of slices that a round showed differently from the round before.
-
-    Args:
-        fuse: the rounds before are fused, as fusion meets them in a session.
-    """
-    recipe = replace(Recipe.of(networks), fuse=fuse)
-    session = Session(volume, networks, recipe, features=features)
+def pairs_of_rounds(session: Session, target: Masks, rounds: int) -> MaskPairs:
+    """Pairs of slices that a round showed differently from the round before."""
     parts = []
 
     def slices(indices: list[int]) -> Tensor:
-        return torch.from_numpy(volume.rgb(indices))
+        return torch.from_numpy(session.volume.rgb(indices))
 
     for masks in _rounds(session, target, rounds):
         if len(session.rounds) < 2:
@@ -186,10 +169,10 @@ def pairs_of_volumes(
     """Pairs of rounds on up to `targets` labels of every volume with images, drawn at random.
 
     Args:
-        fuse: as of `pairs_of_rounds`.
+        fuse: the rounds before are fused, as fusion meets them in a session.
         limit: pairs kept of one label; neighbouring slices teach much the same.
     """
-    parts = []
+    parts, recipe = [], replace(Recipe.of(networks), fuse=fuse)
     for labelled in volumes:
         if labelled.images is None:
             continue
@@ -197,10 +180,8 @@ def pairs_of_volumes(
         features = SliceFeatures(volume, networks.propagation_net)
         shown = np.intersect1d(labelled.targets, labelled.labels)
         for label in rng.permutation(shown)[:targets]:
-            target = labelled.labels == label
-            found = pairs_of_rounds(
-                volume, target, networks, rounds=rounds, fuse=fuse, features=features
-            )
+            session = Session(volume, networks, recipe, features=features)
+            found = pairs_of_rounds(session, labelled.labels == label, rounds)
             kept = rng.permutation(len(found.images))[:limit]
             parts.append(found.choose(torch.from_numpy(kept)))
     return MaskPairs.join(parts)
@@ -211,10 +192,9 @@ def pairs_of_sequences(
 ) -> MaskPairs:
     """Pairs of rounds on short sequences, each as a volume of its own, at its own size."""
     return MaskPairs.join(
-        pairs_of_rounds(volume, sequence.target.numpy(), networks, rounds=rounds, features=features)
+        pairs_of_rounds(_session_of(sequence, networks), sequence.target.numpy(), rounds)
         for sequence in sequences
         if sequence.target.any()
-        for volume, features in [_at_own_size(sequence, networks)]
     )
 
 
@@ -264,11 +244,12 @@ def _rounds(
         yield masks
 
 
-def _at_own_size(sequence: SliceSequence, networks: LimNet) -> tuple[Volume, SliceFeatures]:
-    """The sequence as a volume, and its features unscaled: thousands of rounds are fast."""
+def _session_of(sequence: SliceSequence, networks: LimNet) -> Session:
+    """A session without fusion on a sequence, unscaled: thousands of rounds are fast."""
     volume = Volume.from_array(sequence.images.numpy(), window=(0, 1))
     size = min(volume.images.shape[1:3])
-    return volume, SliceFeatures(volume, networks.propagation_net, working_size=size)
+    features = SliceFeatures(volume, networks.propagation_net, working_size=size)
+    return Session(volume, networks, replace(Recipe.of(networks), fuse=False), features=features)
 
 
 def _worth_a_click(mask: np.ndarray, truth: np.ndarray, rng: Rng) -> bool:

@@ -34,18 +34,16 @@ class ClickBatch(NamedTuple):
 
     images: Float32[Tensor, "batch height width"]
     targets: Bool[Tensor, "batch height width"]
-    # masks that the first clicks correct (`interactions`); None, or empty: nothing yet
-    previous: Bool[Tensor, "batch height width"] | None = None
+    previous: Bool[Tensor, "batch height width"]  # what the first clicks correct; or empty
 
     @classmethod
     def join(cls, *parts: "ClickBatch | InteractionSamples") -> "ClickBatch":
         """The slices of all parts in one batch."""
-        full = [(part.images, part.targets, _previous_of(part)) for part in parts]
-        return cls(*(torch.cat(tensors) for tensors in zip(*full, strict=True)))
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
 
     def to(self, device: torch.device | str) -> "ClickBatch":
         """The same batch on a device."""
-        return ClickBatch(*(each if each is None else each.to(device) for each in self))
+        return ClickBatch(*(each.to(device) for each in self))
 
 
 class SequenceBatch(NamedTuple):
@@ -89,7 +87,8 @@ def click_batch(sequences: Iterable[SliceSequence], size: int, per_sequence: int
         targets += sequence.target[chosen]
         if len(images) >= size:
             break
-    return ClickBatch(torch.stack(images[:size]), torch.stack(targets[:size]))
+    images, targets = torch.stack(images[:size]), torch.stack(targets[:size])
+    return ClickBatch(images, targets, torch.zeros_like(targets))
 
 
 def sequence_batch(sequences: Iterable[SliceSequence], size: int) -> SequenceBatch:
@@ -107,7 +106,7 @@ def click_step(
     """
     options = options or ClickTraining()
     images = batch.images[:, None].expand(-1, 3, -1, -1)
-    truth, masks = _starts(batch.targets, _previous_of(batch), rng, options)
+    truth, masks = _starts(batch.targets, batch.previous, rng, options)
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
     clicks = _first_clicks(truth, masks, generator, options)
     targets, previous = (each[:, None].to(images) for each in (truth, masks))
@@ -124,10 +123,6 @@ def click_step(
             predicted = mask.detach().sigmoid()
             clicks, previous = _after_round(clicks, truth, predicted, generator, options)
     return torch.stack(losses).mean()
-
-
-def _previous_of(part: ClickBatch | InteractionSamples) -> Regions:
-    return torch.zeros_like(part.targets) if part.previous is None else part.previous
 
 
 def _starts(targets: Regions, previous: Regions, rng: Rng, options: ClickTraining) -> list[Regions]:

@@ -7,6 +7,8 @@ from fakes import fakes
 
 from limnet.method.features import SliceFeatures
 from limnet.method.fusion import CROP_SIZE
+from limnet.method.session import Session
+from limnet.method.state import Recipe
 from limnet.networks.checkpoints import lite
 from limnet.networks.quality_net import QualityNet
 from limnet.training import interactions
@@ -57,7 +59,7 @@ def test_rounds_of_the_model_give_pairs_from_the_second_on(rounds):
     torch.manual_seed(0)
     target = disk_sequence().target.numpy()
     volume = Volume.from_array(target.astype(np.float32))
-    pairs = pairs_of_rounds(volume, target, lite(), rounds=rounds)
+    pairs = pairs_of_rounds(Session(volume, lite()), target, rounds)
     assert pairs.images.shape[1] == 3
     if rounds == 1:
         assert len(pairs.images) == 0
@@ -81,7 +83,9 @@ def test_with_fusion_the_round_before_is_what_fusion_made_of_it(monkeypatch, fus
     networks = replace(lite(), quality_net=Stubborn(lite().quality_net.config).eval())
     volume = Volume.from_array(target.astype(np.float32))
     features = SliceFeatures(volume, networks.propagation_net, working_size=32)
-    pairs_of_rounds(volume, target, networks, rounds=3, fuse=fuse, features=features)
+    recipe = replace(Recipe.of(networks), fuse=fuse)
+    session = Session(volume, networks, recipe, features=features)
+    pairs_of_rounds(session, target, rounds=3)
     (first, second), (third, _) = compared[0], compared[-1]
     same = ~third.differs(first if fuse else second)
     assert same.sum() >= len(same) - 2  # all but clicked slices
@@ -130,8 +134,8 @@ def test_a_batch_of_nothing_is_refused():
 def test_rounds_are_played_on_some_targets_of_every_volume_with_images(monkeypatch):
     played = []
 
-    def remember(volume, target, networks, *, rounds, fuse, features):
-        played.append((fuse, int(target.sum()), rounds, features))
+    def remember(session, target, rounds):
+        played.append((session.recipe.fuse, int(target.sum()), rounds, session.features))
         return numbered(0, 10)
 
     monkeypatch.setattr(interactions, "pairs_of_rounds", remember)

@@ -18,7 +18,7 @@ def disk_batch(radius=4):
     rows, columns = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
     disks = [(rows - 20) ** 2 + (columns - middle) ** 2 <= radius**2 for middle in (15, 30)]
     targets = torch.stack(disks)
-    return ClickBatch(targets.float(), targets)
+    return ClickBatch(targets.float(), targets, torch.zeros_like(targets))
 
 
 def test_every_sample_is_clicked_in_its_largest_error_once_a_round():
