@@ -99,24 +99,15 @@ def show_slices(
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     width, height = panel_inches * columns, panel_inches * rows * size[0] / size[1]
-    figure = _figure(width + 0.2, height + 0.22 * rows * bool(titles) + 0.4)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for panel, axis in enumerate(axes.flat):
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        if panel >= count:
-            continue
-        _draw(
-            axis,
-            Panel(
-                images[panel],
-                mask=None if masks is None else masks[panel],
-                target=None if target is None else target[panel],
-                clicks=[click for click in clicks if click.slice_index == indices[panel]],
-            ),
-        )
-        if panel < len(titles):
-            axis.set_title(titles[panel], fontsize=8, color=INK, pad=3)
+    figure = new_figure(width + 0.2, height + 0.22 * rows * bool(titles) + 0.4)
+    axes = bare_axes(figure, rows, columns)
+    for at, axis in enumerate(axes.flat[:count]):
+        mask = None if masks is None else masks[at]
+        truth = None if target is None else target[at]
+        here = [click for click in clicks if click.slice_index == indices[at]]
+        _draw(axis, Panel(images[at], mask, truth, here))
+    for axis, title in zip(axes.flat[:count], titles, strict=False):
+        axis.set_title(title, fontsize=8, color=INK, pad=3)
     for axis, name in zip(axes[:, 0], row_names, strict=False):
         axis.set_ylabel(name, fontsize=8, color=INK)
     shown = [click for click in clicks if click.slice_index in indices]
@@ -144,12 +135,9 @@ def show_panels(
         raise ValueError(f"there must be a panel to show, got {len(rows)} rows without one")
     panels = [panel for row in rows.values() for panel in row]
     titled = 0.13 * len(rows) * max(len(panel.title.splitlines()) for panel in panels)
-    figure = _figure(panel_inches * columns + 0.9, panel_inches * len(rows) + titled + 0.6)
-    axes, scale = figure.subplots(len(rows), columns, squeeze=False), None
+    figure = new_figure(panel_inches * columns + 0.9, panel_inches * len(rows) + titled + 0.6)
+    axes, scale = bare_axes(figure, len(rows), columns), None
     for line, (name, row) in zip(axes, rows.items(), strict=True):
-        for axis in line:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
         for axis, panel in zip(line, row, strict=False):
             scale = _draw(axis, panel) or scale
             axis.set_title(panel.title, fontsize=7, color=INK, pad=2)
@@ -158,14 +146,9 @@ def show_panels(
         under = f"\n{axis.get_title()}" if axis.get_title() else ""
         axis.set_title(f"{heading}{under}", fontsize=8, color=INK, pad=3)
     if scale is not None:
-        where = {
-            "location": "bottom",
-            "shrink": 0.4,
-            "aspect": 30,
-            "anchor": (1.0, 1.0),
-            "pad": 0.01,
-        }
-        bar = figure.colorbar(scale, ax=axes, **where)
+        bar = figure.colorbar(
+            scale, ax=axes, location="bottom", shrink=0.4, aspect=30, anchor=(1.0, 1.0), pad=0.01
+        )
         bar.set_label("probability", fontsize=8, color=INK)
         bar.ax.tick_params(labelsize=7, color=INK, labelcolor=INK)
         bar.outline.set_visible(False)
@@ -189,7 +172,7 @@ def bars(
     """
     published, columns = published or {}, min(columns, len(quantities))
     lines, names = math.ceil(len(quantities) / columns), len(next(iter(quantities.values())))
-    figure = _figure(2.6 * columns + 0.8, lines * (0.28 * names + 0.75))
+    figure = new_figure(2.6 * columns + 0.8, lines * (0.28 * names + 0.75))
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axis in axes.flat[len(quantities) :]:
         axis.set_visible(False)
@@ -226,7 +209,7 @@ def training_curve(
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(ends - window, 0)
     smoothed = (sums[ends] - sums[starts]) / (ends - starts)
-    figure = _figure(6.0, 4.0 if scores else 2.4)
+    figure = new_figure(6.0, 4.0 if scores else 2.4)
     axes = figure.subplots(1 + bool(scores), sharex=True, squeeze=False)[:, 0]
     axis = axes[0]
     axis.plot(ends, losses, ".", color="0.75", ms=3 if len(losses) < 300 else 1)
@@ -268,7 +251,7 @@ def round_curves(
         methods: what `scores` and `beside` are of.
         most: where the scale ends.
     """
-    figure = _figure(1.5 * len(scores) + 0.6, 2.0)
+    figure = new_figure(1.5 * len(scores) + 0.6, 2.0)
     axes = figure.subplots(1, len(scores), squeeze=False, sharey=True)[0]
     for axis, (name, values) in zip(axes, scores.items(), strict=True):
         rounds = np.arange(1, len(values) + 1)
@@ -301,7 +284,7 @@ def reliability_diagram(curves: Mapping[str, Reliability]) -> Figure:
 
     The area of a dot is the number of answers in its bin.
     """
-    figure = _figure(2.4 * len(curves) + 0.4, 2.7)
+    figure = new_figure(2.4 * len(curves) + 0.4, 2.7)
     axes = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axis, (name, curve) in zip(axes, curves.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.75", lw=1)
@@ -317,7 +300,16 @@ def reliability_diagram(curves: Mapping[str, Reliability]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def bare_axes(figure: Figure, rows: int, columns: int) -> np.ndarray:
+    """Rows and columns of axes without ticks and frame, for images."""
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return axes
+
+
+def new_figure(width: float, height: float) -> Figure:
     """A figure that pyplot has let go: a notebook shows it once, where its cell returns it."""
     figure = pyplot.figure(figsize=(width, height), dpi=110, layout="constrained")
     pyplot.close(figure)

@@ -74,9 +74,26 @@ def report_folder(notebook: str) -> Path:
 
     LIMNET_REPORTS names another folder than `reports`, so that test runs overwrite no result.
     """
-    folder = Path(os.environ.get("LIMNET_REPORTS") or _checkout_reports(), notebook).resolve()
+    folder = Path(os.environ.get("LIMNET_REPORTS") or reports_file("."), notebook).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def reports_file(name: str) -> Path:
+    """A file of the `reports` folder of the checkout, such as `claims.yaml`.
+
+    The checkout is the one that limnet runs from, else the current folder or one above it.
+
+    Raises:
+        FileNotFoundError: limnet does not run in a checkout, and none is around.
+    """
+    for root in (Path(__file__).parents[2], Path.cwd(), *Path.cwd().parents):
+        if (root / "reports" / "published.yaml").is_file():
+            return root / "reports" / name
+    raise FileNotFoundError(
+        f"reports/published.yaml must lie in {Path.cwd()} or above it, or beside the package: "
+        "start in a checkout of limnet"
+    )
 
 
 def write_results(
@@ -102,9 +119,9 @@ def write_results(
     return csv_path, json_path
 
 
-def published(table: str, reports_folder: str | Path | None = None) -> PublishedTable:
+def published(table: str) -> PublishedTable:
     """The paper's `table_1`, `table_2`, `table_4`, `table_5` or `table_6`."""
-    tables = _published_yaml(reports_folder)["tables"]
+    tables = _published_yaml()["tables"]
     if table not in tables:
         raise ValueError(f"published tables are {', '.join(tables)}; got {table!r}")
     entry = dict(tables[table])
@@ -112,16 +129,16 @@ def published(table: str, reports_folder: str | Path | None = None) -> Published
     return PublishedTable(rows=frame.astype(float), **entry)
 
 
-def published_counts(reports_folder: str | Path | None = None) -> pd.DataFrame:
+def published_counts() -> pd.DataFrame:
     """Table III: a row a data set with Type, Training Set and Test Set; NaN where it has none."""
-    table = _published_yaml(reports_folder)["counts"]["table_3"]
+    table = _published_yaml()["counts"]["table_3"]
     frame = pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"])
     return frame.replace("-", np.nan).astype({"Training Set": float, "Test Set": float})
 
 
-def published_claims(reports_folder: str | Path | None = None) -> pd.DataFrame:
+def published_claims() -> pd.DataFrame:
     """Numbers of the paper's text (speed, memory, gains): columns value, unit, source."""
-    claims = _published_yaml(reports_folder)["claims"]
+    claims = _published_yaml()["claims"]
     return pd.DataFrame.from_dict(claims, orient="index", columns=["value", "unit", "source"])
 
 
@@ -170,29 +187,8 @@ def markdown(frame: pd.DataFrame, *, digits: int = 1) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _checkout_reports() -> Path:
-    """`reports` of the checkout that limnet runs from, else of the current folder or one above."""
-    for root in (Path(__file__).parents[2], Path.cwd(), *Path.cwd().parents):
-        if (root / "reports" / "published.yaml").is_file():
-            return root / "reports"
-    raise FileNotFoundError(
-        f"reports/published.yaml must lie in {Path.cwd()} or above it, or beside the package: "
-        "start in a checkout of limnet or pass reports_folder"
-    )
-
-
-def reports_file(name: str) -> Path:
-    """A file of the checkout's reports folder, such as `claims.yaml`.
-
-    Raises:
-        FileNotFoundError: limnet does not run in a checkout, and none is around.
-    """
-    return _checkout_reports() / name
-
-
-def _published_yaml(reports_folder: str | Path | None) -> dict[str, Any]:
-    folder = _checkout_reports() if reports_folder is None else Path(reports_folder)
-    path = folder / "published.yaml"
+def _published_yaml() -> dict[str, Any]:
+    path = reports_file("published.yaml")
     return _parsed(path, path.stat().st_mtime_ns)
 
 

@@ -1,24 +1,28 @@
 """The paper's tables I, II, IV, V and VI: what their columns are, and the runs that fill them."""
 
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from tqdm import tqdm
 
 from limnet.data import DATA_SETS, Case, Chosen
-from limnet.evaluation.evaluate import CaseEvaluation, evaluate_cases
+from limnet.evaluation.comparators import measured_beside
+from limnet.evaluation.evaluate import CaseEvaluation, Segmenter, evaluate_cases
 from limnet.metrics import bootstrap_interval, dice
-from limnet.networks.checkpoints import LimNet
-from limnet.reports.figures import INK, show_slices
-from limnet.reports.results import provenance
+from limnet.networks.checkpoints import LimNet, load_networks
+from limnet.reports.figures import INK, bare_axes, new_figure, show_slices
+from limnet.reports.results import comparison, provenance, published
 
 
 class Column(NamedTuple):
@@ -83,6 +87,79 @@ TABLES = {
         for heading in headings
     ),
 }
+
+
+class TableRun(NamedTuple):
+    """A table's run: what it ran on, every evaluation, and the frames that a notebook shows."""
+
+    label: str  # the heading of our numbers
+    chosen: dict[str, Chosen]
+    runs: dict[str, list[tuple[Column, CaseEvaluation]]]  # by method, ours first
+    rows: pd.DataFrame  # a row a round of every case and method
+    scores: pd.DataFrame  # as `final_scores`
+    table: pd.DataFrame  # as `results.comparison`
+    facts: dict[str, Any]  # `results.provenance`, what it ran on and the weights' digest
+
+    @property
+    def ours(self) -> list[tuple[Column, CaseEvaluation]]:
+        """The evaluations of our networks, with fusion as the options say."""
+        return self.runs[self.label]
+
+
+def run_table(
+    table: str,
+    report: Path,
+    *,
+    networks: str,
+    cases: int,
+    twin_seed: int,
+    recipe: str = "",
+    without_fusion: bool = False,
+    baselines: Mapping[str, Segmenter] | None = None,
+    comparators: str = "",
+    **options: Any,
+) -> TableRun:
+    """Run a table of TABLES on the real data in LIMNET_DATA, or else on synthetic twins.
+
+    Args:
+        report: the notebook's report folder; twins and cached results lie beside it.
+        networks: as `load_networks`.
+        cases, twin_seed: as `choose_cases`.
+        recipe: "paper" or "lite"; empty: what the networks' files ask for.
+        without_fusion: our networks also run without multi-round fusion.
+        baselines: other methods by name, which get our clicks.
+        comparators: as `measured_beside`.
+        options: of `evaluate_cases`, such as rounds, fuse and threshold.
+    """
+    started, device = time.perf_counter(), "cuda" if torch.cuda.is_available() else "cpu"
+    twins, cache = report.parent / "twins", report.parent / "cache"
+    chosen = choose_cases(table, os.environ.get("LIMNET_DATA"), twins, cases=cases, seed=twin_seed)
+    nets, others = load_networks(networks).to(device), measured_beside(comparators, device)
+    label = our_label(chosen)
+    methods: dict[str, dict[str, Any]] = {label: {}}
+    if without_fusion:
+        methods[f"{label} w/o MRF"] = {"fuse": False}
+    for name, segment in {**(baselines or {}), **others}.items():
+        methods[name] = {"segment": segment}
+    runs = {}
+    for method, differs in methods.items():
+        asked = {**options, **differs, "recipe": recipe or None}
+        runs[method] = list(tqdm(run_columns(table, chosen, nets, cache, **asked), desc=method))
+    rows = pd.concat([rows_of(each, method) for method, each in runs.items()], ignore_index=True)
+    scores = final_scores(rows)
+    beside = {method: scores_by_column(scores, method) for method in runs}
+    beside_paper = comparison(published(table), beside.pop(label), label=label, beside=beside)
+    parameters = {"networks": networks, "cases": cases, "twin_seed": twin_seed, "recipe": recipe}
+    digests = {name: each.digest for name, each in others.items()}
+    facts = provenance(
+        {**parameters, **options, "comparators": digests},
+        data={f"{key} {case.name}": case.image for key in chosen for case in chosen[key].cases},
+        device=nets.device,
+        seed=twin_seed,
+        started=started,
+    )
+    facts |= {"ran_on": ran_on(chosen), "weights_digest": nets.digest}
+    return TableRun(label, chosen, runs, rows, scores, beside_paper, facts)
 
 
 def choose_cases(
@@ -222,17 +299,14 @@ def show_scenes(done: list[tuple[Column, CaseEvaluation]], *, at: float = 0.5) -
         at: which frame, from 0 (the first) to 1 (the last).
     """
     cases = list(_by_case(done))
-    figure = pyplot.figure(figsize=(2.9 * len(cases) + 0.3, 5.4), dpi=110, layout="constrained")
-    pyplot.close(figure)  # a notebook shows it once, where its cell returns it
-    axes = figure.subplots(2, len(cases), squeeze=False)
+    figure = new_figure(2.9 * len(cases) + 0.3, 5.4)
+    axes = bare_axes(figure, 2, len(cases))
     for (case, pairs), (above, below) in zip(cases, axes.T, strict=True):
         volume, labels = case.load()
         index = round(at * (len(labels) - 1))
         image = volume.rgb([index])[0].transpose(1, 2, 0)
         for axis in (above, below):
             axis.imshow(image)
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
         for column, each in pairs:
             colour = CLASS_COLOURS[column.target]
             truth = case.target(labels[index : index + 1], column.target)[0]

@@ -98,16 +98,6 @@ def test_an_unknown_table_is_answered_with_the_known_ones():
         published("table_9")
 
 
-def test_published_reads_another_folder_and_says_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"published\.yaml"):
-        published("table_4", tmp_path)
-    (tmp_path / "published.yaml").write_text(
-        "tables: {t: {title: a, source: b, unit: c, target: organ, limnet: Ours, "
-        "columns: [Liver], rows: {Ours: [50]}}}"
-    )
-    assert published("t", tmp_path).rows.loc["Ours", "Liver"] == 50.0
-
-
 def test_published_is_found_from_the_notebooks_folder_without_a_checkout(tmp_path, monkeypatch):
     (tmp_path / "reports").mkdir()
     (tmp_path / "notebooks").mkdir()
@@ -119,7 +109,7 @@ def test_published_is_found_from_the_notebooks_folder_without_a_checkout(tmp_pat
     monkeypatch.chdir(tmp_path / "notebooks")
     assert published_claims().loc["speed", "source"] == "here"
     monkeypatch.chdir(Path(tmp_path.anchor))
-    with pytest.raises(FileNotFoundError, match="pass reports_folder"):
+    with pytest.raises(FileNotFoundError, match=r"published\.yaml"):
         published_claims()
 
 
@@ -276,5 +266,5 @@ def test_reports_go_to_the_checkout_unless_the_environment_names_a_folder(tmp_pa
     assert report_folder("54_table_4_btcv") == tmp_path / "54_table_4_btcv"
     assert (tmp_path / "54_table_4_btcv").is_dir()
     monkeypatch.delenv("LIMNET_REPORTS")
-    monkeypatch.setattr(results, "_checkout_reports", lambda: tmp_path / "reports")
+    monkeypatch.setattr(results, "reports_file", lambda name: tmp_path / "reports" / name)
     assert report_folder("54_table_4_btcv") == tmp_path / "reports" / "54_table_4_btcv"

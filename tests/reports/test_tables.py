@@ -21,6 +21,7 @@ from limnet.reports.tables import (
     ran_on,
     rows_of,
     run_columns,
+    run_table,
     scores_by_column,
     show_scenes,
     slice_scores,
@@ -82,6 +83,40 @@ def test_every_column_is_run_on_the_cases_of_its_data_set(monkeypatch, tmp_path)
     # a case is loaded once for all its columns
     assert [organs for _, organs, _, _ in calls] == [["kidney", "tumour"], ["tumour"], ["tumour"]]
     assert all(options == {"rounds": 2} for *_, options in calls)
+
+
+def test_a_table_is_run_by_every_method_and_stands_beside_the_papers(monkeypatch, tmp_path):
+    calls = []
+
+    def evaluate_cases(cases, organs, networks, cache, **options):
+        calls.append((cache, options))
+        for organ in organs:
+            yield replace(done("case_00000", 0.25, 0.5), organ=organ)
+
+    image = tmp_path / "image"
+    image.write_text("grey")
+    everywhere = tables.Chosen((replace(CASE, image=image),), "a twin, NOT on patients", True)
+    chosen = dict.fromkeys(("kits19", "msd_lung", "msd_colon"), everywhere)
+    monkeypatch.setattr(tables, "evaluate_cases", evaluate_cases)
+    monkeypatch.setattr(tables, "choose_cases", lambda *args, **options: chosen)
+    monkeypatch.setattr(tables, "load_networks", lambda name: fakes())
+    monkeypatch.setattr(tables.LimNet, "digest", "d1")  # fakes have no weights
+    how = {"networks": "lite", "cases": 1, "twin_seed": 3, "recipe": "paper"}
+    run = run_table(
+        "table_1", tmp_path / "51", **how, without_fusion=True, baselines={"walk": max}, rounds=2
+    )
+    assert list(run.runs) == [run.label, f"{run.label} w/o MRF", "walk"]
+    assert [column for column, _ in run.ours] == list(TABLES["table_1"])
+    assert len(run.rows) == 3 * 4 * 2
+    assert (run.scores["dice"] == 0.5).all()
+    assert (run.table[[run.label, "walk"]] == 50).all(axis=None)
+    differ = [{}, {"fuse": False}, {"segment": max}]
+    assert [options for _, options in calls[::3]] == [
+        {"rounds": 2, "recipe": "paper", **each} for each in differ
+    ]
+    assert {cache for cache, _ in calls} == {tmp_path / "cache"}
+    assert run.facts["parameters"] == {**how, "rounds": 2, "comparators": {}}
+    assert (run.facts["ran_on"], run.facts["weights_digest"]) == (ran_on(chosen), "d1")
 
 
 def test_scores_are_means_over_cases_after_the_last_round():

@@ -113,14 +113,13 @@ def run_facts(run: Run) -> dict[str, str]:
 
 def provenance_facts(origin: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]] | str]]:
     """Everything a result says of where it comes from: (name, text or pairs)."""
-    facts: list[tuple[str, list[tuple[str, str]] | str]] = []
-    for name, value in origin.items():
-        if isinstance(value, dict):
-            pairs = [(str(key), plain(each)) for key, each in value.items()]
-            facts.append((name, pairs or "none"))
-        else:
-            facts.append((name, plain(value)))
-    return facts
+
+    def said(value: Any) -> list[tuple[str, str]] | str:
+        if not isinstance(value, dict):
+            return plain(value)
+        return [(str(key), plain(each)) for key, each in value.items()] or "none"
+
+    return [(name, said(value)) for name, value in origin.items()]
 
 
 def machines_grid(runs: Sequence[Run]) -> Grid:

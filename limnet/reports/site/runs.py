@@ -51,6 +51,11 @@ def ground_of(ran_on: object) -> Ground:
         else Ground.UNKNOWN
         for part in ran_on.split("; ")
     }
+    return _together(grounds)
+
+
+def _together(grounds: set[Ground]) -> Ground:
+    """Of several: no real number hides that another one is of twins."""
     if len(grounds) == 1:
         return grounds.pop()
     return Ground.PART if any(each.synthetic for each in grounds) else Ground.UNKNOWN
@@ -100,13 +105,10 @@ class Run:
 
     @property
     def ground(self) -> Ground:
-        """Of all results together: no real number hides that another one is of twins."""
+        """Of all results together."""
         if "ran_on" not in self.provenance:
             return ground_of(_ran_on(self.cells))
-        grounds = {result.ground for result in self.results.values()}
-        if len(grounds) == 1:
-            return grounds.pop()
-        return Ground.PART if any(each.synthetic for each in grounds) else Ground.UNKNOWN
+        return _together({result.ground for result in self.results.values()})
 
     @property
     def title(self) -> str:

@@ -96,16 +96,21 @@ def _write_pages(reports: Path, folder: Path) -> None:
         beside = {"pictures": pictures.get(name, []), "files": files.get(name, [])}
         write("table.html", status.href, **_table_page(status), **beside)
     for run in runs:
-        about = {
-            "run": run,
-            "grids": _result_grids(run),
-            "body": notebook_html(run.notebook) if run.notebook else "",
-        }
-        about |= {"pictures": pictures[run.name], "files": files[run.name]}
-        write("notebook.html", run_page(run), **about, facts=provenance_facts(run.provenance))
+        write(
+            "notebook.html",
+            run_page(run),
+            run=run,
+            grids=_result_grids(run),
+            body=notebook_html(run.notebook) if run.notebook else "",
+            pictures=pictures[run.name],
+            files=files[run.name],
+            facts=provenance_facts(run.provenance),
+        )
     write("card.html", "model-card.html", cards=_cards(runs))
     write("environment.html", "environment.html", grid=machines_grid(runs), runs=runs)
-    write("reading.html", "how-to-read.html", published=_published())
+    printed = [(item.name, compare.paper_table(item.result)) for item in TABLES]
+    printed = [(name, table) for name, table in printed if table is not None]
+    write("reading.html", "how-to-read.html", published=printed)
     shutil.copyfile(HERE / "style.css", folder / "style.css")
     (folder / MARKER).write_text("python -m limnet.reports.site replaces this folder\n")
 
@@ -199,8 +204,3 @@ def _cards(runs: Sequence[Run]) -> list[dict[str, str]]:
             text = path.read_text(encoding="utf-8", errors="replace")
             cards.append({"title": title, "html": markdown_html(text)})
     return cards
-
-
-def _published() -> list[Any]:
-    tables = ((item.name, compare.paper_table(item.result)) for item in TABLES)
-    return [(name, table) for name, table in tables if table is not None]
