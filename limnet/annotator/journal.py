@@ -177,12 +177,12 @@ def _check_same(what: str, digest: str, expected: str) -> None:
 @contextmanager
 def _deterministic(threads: int) -> Iterator[None]:
     """PyTorch deterministic, with this number of threads."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # `use_deterministic_algorithms` would import PyTorch's compiler, which takes seconds
+    torch.set_deterministic_debug_mode("warn")
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1], warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before[1])

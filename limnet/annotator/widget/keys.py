@@ -52,10 +52,6 @@ def _object(controller: Controller) -> None:
         controller.choose(names[(names.index(controller.active) + 1) % len(names)])
 
 
-def _whole(controller: Controller) -> None:
-    controller.zoom(0.0)
-
-
 KEYS = (
     Key(("ArrowUp", "ArrowRight"), "next slice", lambda c: c.step(1)),
     Key(("ArrowDown", "ArrowLeft"), "slice before", lambda c: c.step(-1)),
@@ -89,7 +85,7 @@ KEYS = (
     Key(("3",), "cut across the columns", lambda c: c.show_plane(2)),
     Key(("+", "="), "zoom in at the pointer", lambda c: c.zoom(ZOOM_STEP)),
     Key(("-",), "zoom out", lambda c: c.zoom(1 / ZOOM_STEP)),
-    Key(("0",), "the whole slice", _whole),
+    Key(("0",), "the whole slice", lambda c: c.zoom(0.0)),
 )
 _BY_NAME = {name: key for key in KEYS for name in key.keys}
 
