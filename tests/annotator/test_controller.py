@@ -271,7 +271,7 @@ def test_after_a_click_the_features_that_propagation_needs_are_filled():
     made = controller()
     assert made.annotation.networks.propagation_net.encoded == 0
     click(made, 16, 10)
-    made.filling.wait(10)
+    made.prefetcher.wait(10)
     slices = len(made.annotation.volume.images)
     assert made.annotation.networks.propagation_net.encoded == slices
     made.propagate()

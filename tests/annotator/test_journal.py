@@ -342,8 +342,8 @@ def test_a_journal_of_another_image_is_refused_and_left_as_it_is(path):
     content = written(path, UNDO) + b"damage"
     path.write_bytes(content)
     other_shape = Volume.from_array(volume().images.reshape(3, 2, 4))
-    for other, key in ((volume(1), "image_sha256"), (other_shape, "image_sha256")):
-        with pytest.raises(ValueError, match=f"must be the journal of this image, .*{key} is"):
+    for other in (volume(1), other_shape):
+        with pytest.raises(ValueError, match="image_sha256 is"):
             Journal.open(path, other, weights())
     assert path.read_bytes() == content
     assert [each.name for each in path.parent.iterdir()] == [path.name]

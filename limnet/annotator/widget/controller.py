@@ -63,7 +63,7 @@ class Controller:
         self.gesture: Gesture | None = None
         self.pointer: Place | None = None  # (x, y) on the canvas
         self.run: Run | None = None
-        self.filling = FeaturePrefetcher()
+        self.prefetcher = FeaturePrefetcher()
         self.message, self.is_error = "", False
         self.changed: Callable[[], None] = lambda: None  # called after anything has
         self._masks: dict[str, tuple[Any, PackedMasks]] = {}
@@ -219,7 +219,7 @@ class Controller:
             )
             return False
         try:
-            with self.filling.paused():
+            with self.prefetcher.paused():
                 self.recorder.perform({"action": action, **values})
         except (ValueError, RuntimeError) as error:
             self.set_status(str(error), error=True)
@@ -269,7 +269,7 @@ class Controller:
         if not self.object.session.state.changed:
             self.set_status("Click or paint first: there is nothing new to propagate.", error=True)
             return
-        self.filling.stop()
+        self.prefetcher.stop()
         self.run = run = Run(self.object.name, self.object.session)
         self.shown_round = None
         run.start(lambda: self.post(self.changed), lambda: self.post(lambda: self._finish(run)))
@@ -308,7 +308,7 @@ class Controller:
     def _fill(self) -> None:
         """While the user looks on, what a propagation will need is computed."""
         if self.run is None and self.object and self.object.session.state.changed:
-            self.filling.start(*self.object.session.expected_features())
+            self.prefetcher.start(*self.object.session.expected_features())
 
     def _finish(self, run: Run) -> None:
         """A propagation has ended; its round is recorded before it is shown."""
