@@ -93,11 +93,8 @@ def summary(judged: Sequence[Judged]) -> pd.DataFrame:
 
 
 def _written_claim(name: str, entry: Mapping[str, Any]) -> Claim:
-    needed, rule, status = (
-        {"where", "says", "rule", "status"},
-        entry.get("rule"),
-        entry.get("status"),
-    )
+    needed = {"where", "says", "rule", "status"}
+    rule, status = entry.get("rule"), entry.get("status")
     if not needed <= entry.keys() <= needed | {"reason"}:
         raise ValueError(f"the claim {name} must have {sorted(needed)}, got {sorted(entry)}")
     if not isinstance(rule, dict) or len(rule) != 1 or not rule.keys() <= RULES.keys():

@@ -325,14 +325,3 @@ def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"], colour: str) ->
     axis.imshow(np.where(mask[..., None], to_rgba(colour, 0.35), 0.0))
     if mask.any() and not mask.all():
         axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
-
-
-def table_facts(
-    chosen: Mapping[str, Chosen], networks: LimNet, parameters: Mapping[str, Any], **about: Any
-) -> dict[str, Any]:
-    """`results.provenance` of a table's run, with what it ran on and the weights' digest."""
-    images = {
-        f"{key} {case.name}": case.image for key, each in chosen.items() for case in each.cases
-    }
-    facts = provenance(dict(parameters), data=images, device=networks.device, **about)
-    return {**facts, "ran_on": ran_on(chosen), "weights_digest": networks.digest}
