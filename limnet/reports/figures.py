@@ -116,10 +116,7 @@ def show_slices(
 
 
 def show_panels(
-    rows: Mapping[str, Sequence[Panel]],
-    *,
-    headings: Sequence[str] = (),
-    panel_inches: float = 1.6,
+    rows: Mapping[str, Sequence[Panel]], *, headings: Sequence[str] = (), panel_inches: float = 1.6
 ) -> Figure:
     """Named rows of slices of any size, each within a square; probabilities on one colour scale.
 
