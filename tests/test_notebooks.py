@@ -55,6 +55,17 @@ def test_parameters_are_typed_literals_with_a_comment(path):
     assert parameters(path)
 
 
+@every_notebook
+def test_code_cells_are_short_and_define_nothing_the_package_should_hold(path):
+    for cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 25, cell.source.splitlines()[0]
+        lines = (
+            each for each in cell.source.splitlines() if not each.lstrip().startswith(("%", "!"))
+        )
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+
+
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_values_of_a_profile_are_declared_parameters_of_the_right_type(path):
     declared = parameters(FOLDER / f"{path.stem}.ipynb")
